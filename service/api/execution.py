@@ -116,6 +116,7 @@ class RequestExecution:
         finish: Callable[[T], R],
         *,
         after_run: Callable[[int, float], None] = lambda *_: None,
+        pause: Callable[[], Awaitable[None]] | None = None,
         wait_after_first: bool = False,
         long: bool = False,
     ) -> R:
@@ -123,9 +124,10 @@ class RequestExecution:
 
         The plan and `finish` continue off the event loop, in the engine's encoders, as soon as the
         outputs of a run are available. `after_run` is called with the rows and seconds of each run
-        except the last. With `wait_after_first`, a full queue fails the first run only; later runs
-        wait for room. `long` states that `finish` takes long even for small images, so that it is
-        never called in the thread of the event loop.
+        except the last, and then `pause` is awaited before the next run. With `wait_after_first`, a
+        full queue fails the first run only; later runs wait for room. `long` states that `finish`
+        takes long even for small images, so that it is never called in the thread of the event
+        loop.
 
         Raises the errors of `run`.
         """
@@ -147,6 +149,8 @@ class RequestExecution:
         step: GraphRun | Finished[R] = await self.run(model, begun, proceed, note, long=long)
         while isinstance(step, GraphRun):
             after_run(*timings[-1])
+            if pause is not None:
+                await pause()
             current = step
             if wait_after_first:
                 step = await self.wait_for_queue(

@@ -19,6 +19,7 @@ from service.runtime.audio.formats import AudioFormat
 from service.runtime.errors import UserError
 from service.runtime.formatting import format_size
 from service.runtime.images.encoding import ImageFormat
+from service.runtime.text.records import model_vocabulary
 
 if TYPE_CHECKING:
     from service.offline.ledger import Ledger
@@ -32,10 +33,9 @@ class SamplingInterrupted(UserError):
 
     label = ""
 
-    def __init__(self, number: int, done: int, count: int) -> None:
+    def __init__(self, number: int, done: str) -> None:
         super().__init__(
-            f"stopped by {signal.Signals(number).name}: {done:,} of {count:,} images are done; "
-            "run the same command to resume"
+            f"stopped by {signal.Signals(number).name}: {done}; run the same command to resume"
         )
         self.exit_code = 128 + number  # type: ignore[misc]
 
@@ -49,7 +49,9 @@ def sample(
             "a film, a file that ends in .mp4, .webm or .mkv."
         ),
     ],
-    count: Annotated[int | None, typer.Option(help="Number of images.", show_default=False)] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Number of images, sounds or texts.", show_default=False)
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="First seed.  [default: 0]", show_default=False)
     ] = None,
@@ -147,14 +149,36 @@ def sample(
             show_default=False,
         ),
     ] = None,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            help="For models of texts: divides the logits; 0 always takes the most likely token.  "
+            "[default: 1]",
+            show_default=False,
+        ),
+    ] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option(help="For models of texts: the beginning of every text.", show_default=False),
+    ] = None,
+    max_length: Annotated[
+        int | None,
+        typer.Option(
+            help="For models of texts: the maximum number of tokens after the prefix. Default: "
+            "that of the model.",
+            show_default=False,
+        ),
+    ] = None,
     layout: Annotated[
-        Layout,
+        Layout | None,
         typer.Option(
             "--format",
             help="folder: one file per image, one folder per class. webdataset: tar shards. "
-            "parquet: for Hugging Face datasets.",
+            "parquet: for Hugging Face datasets. jsonl: for texts, and only for them. Default: "
+            "folder, or jsonl.",
+            show_default=False,
         ),
-    ] = Layout.FOLDER,
+    ] = None,
     image: Annotated[ImageFormat, typer.Option(help="Image file format.")] = ImageFormat.PNG,
     audio: Annotated[
         AudioFormat | None,
@@ -181,8 +205,8 @@ def sample(
     shard_size: Annotated[
         int | None,
         typer.Option(
-            help="Images per shard, the unit of writing and resuming.  [default: 1000, fewer for a "
-            "small job]",
+            help="Images, sounds or texts per shard, the unit of writing and resuming.  "
+            "[default: 1000, fewer for a small job]",
             show_default=False,
         ),
     ] = None,
@@ -211,6 +235,7 @@ def sample(
     """Generate a dataset.
 
     Image i is the image that the service generates for seed + i or, with --input, from input i.
+    Models of audio write sounds, and models of texts write JSON Lines.
     With --rank, more images are generated, and the best of each shard are kept.
     If --out ends in .mp4, .webm or .mkv, --input is a film, which keeps its sound and its times.
 
@@ -231,7 +256,8 @@ def sample(
         }
         others |= {"truncation": truncation, "mix": mix, "directions": directions}
         others |= {"rank": rank, "shard-size": shard_size}
-        others |= {"format": None if layout is Layout.FOLDER else layout}
+        others |= {"format": layout, "prompts": prompts}
+        others |= {"temperature": temperature, "prefix": prefix, "max-length": max_length}
         others |= {"image": None if image is ImageFormat.PNG else image}
         others |= {"audio": audio}
         others |= {"engine": None if engine == "local" else engine, "address": address}
@@ -257,8 +283,6 @@ def sample(
         flag = "--partial" if partial else "--quality"
         raise JobError(f"{flag}: only for a film, as --input film.mp4 --out new.mp4")
 
-    if prompts is not None and engine == "ray":
-        raise JobError("--prompts: only with --engine local")
     # The nodes of a cluster use plans of their own.
     loaded = loaded_model(model, models, provider, workers=workers, measure=engine == "local")
     names = loaded.manifest.classes
@@ -283,9 +307,14 @@ def sample(
             prompts=None if prompts is None else options.read_prompts(prompts),
             directions=None if directions is None else options.parse_directions(directions),
             rank=None if rank is None else options.parse_rank(rank),
+            temperature=temperature,
+            prefix=prefix,
+            max_length=max_length,
+            vocabulary=None if loaded.manifest.text is None else model_vocabulary(loaded),
         )
     command = _SampleCommand(loaded, job, out, engine, address, workers)
-    failed_seeds = command.run(SamplingProgress(job.count, as_json=as_json))
+    plural = loaded.manifest.output.kind
+    failed_seeds = command.run(SamplingProgress(job.count, plural, as_json=as_json))
     if failed_seeds:
         raise typer.Exit(_EXIT_FAILED_IMAGES)
 
@@ -303,7 +332,7 @@ class _SampleCommand:
     workers: int
 
     def run(self, progress: SamplingProgress) -> list[int]:
-        """Run the remaining shards of the job. Returns the seeds whose images failed."""
+        """Run the remaining shards of the job. Returns the seeds that failed."""
         from service.offline.engines import local
         from service.offline.execution import (
             check_output,
@@ -331,7 +360,7 @@ class _SampleCommand:
         expected = estimate(builder.renderer, job, store, remaining, workers)
         if expected.free_bytes is not None and expected.bytes > expected.free_bytes:
             raise JobError(
-                f"not enough disk space: {remaining:,} images take about "
+                f"not enough disk space: {remaining:,} {progress.plural} take about "
                 f"{format_size(expected.bytes)}, but {self.out} has "
                 f"{format_size(expected.free_bytes)} free"
             )
@@ -340,6 +369,13 @@ class _SampleCommand:
                 "unmarked",
                 "an earlier version started this job: its images do not carry the mark of "
                 "generated images; for marked images, choose another --out",
+            )
+        if truncated := builder.renderer.truncated_prompts():
+            progress.report(
+                "truncated",
+                f"{len(truncated):,} prompts are too long for the text encoder, which uses their "
+                f"first tokens only; the first of them is in line {truncated[0] + 1:,}",
+                truncated_prompts=truncated,
             )
         # Checked before the job is saved, so that the error does not ask to resume it.
         store.assert_writable()
@@ -369,16 +405,16 @@ class _SampleCommand:
                 seconds = time.perf_counter() - started
                 summary = write_summary(builder.renderer, job, ledger, records, seconds)
         except Stopped:
-            raise SamplingInterrupted(stop.number, _images_done(ledger), job.count) from None
+            raise SamplingInterrupted(stop.number, _done(ledger, job, progress)) from None
         except (StoreError, JobFailed) as error:
             raise JobFailed(
-                f"{error}; {_images_done(ledger):,} of {job.count:,} images are done; "
-                "run the same command to resume"
+                f"{error}; {_done(ledger, job, progress)}; run the same command to resume"
             ) from error
         progress.report_done(summary, self.out)
         failed_seeds: list[int] = summary["failed"]
         return failed_seeds
 
 
-def _images_done(ledger: Ledger) -> int:
-    return sum(record.images for record in ledger.records().values())
+def _done(ledger: Ledger, job: SamplingJob, progress: SamplingProgress) -> str:
+    done = sum(record.images for record in ledger.records().values())
+    return f"{done:,} of {job.count:,} {progress.plural} are done"

@@ -22,9 +22,10 @@ _SHOW_INTERVAL_S = 0.2
 
 
 class SamplingProgress:
-    """Reports the progress of one job of `count` images."""
+    """Reports the progress of one job of `count` images, sounds or texts, as `plural` says."""
 
-    def __init__(self, count: int, *, as_json: bool) -> None:
+    def __init__(self, count: int, plural: str, *, as_json: bool) -> None:
+        self.plural = plural
         self._count = count
         self._as_json = as_json
         self._lock = threading.Lock()
@@ -51,7 +52,8 @@ class SamplingProgress:
         size = format_size(summary["bytes"])
         self.report(
             "done",
-            f"wrote {summary['images']:,} images ({size}) to {out}{failed}; {rate:,.0f} per second",
+            f"wrote {summary['images']:,} {self.plural} ({size}) to {out}{failed}; "
+            f"{rate:,.0f} per second",
             **summary,
         )
 
@@ -61,7 +63,7 @@ class SamplingProgress:
         resumed = f" ({existing:,} already exist)" if existing else ""
         self.report(
             "start",
-            f"generating {expected.images:,} images{resumed}: about "
+            f"generating {expected.images:,} {self.plural}{resumed}: about "
             f"{duration(expected.seconds)}, {format_size(expected.bytes)}",
             images=expected.images,
             there_already=existing,

@@ -61,6 +61,8 @@ def estimate(
             sizes = [len(file) + _TAR_OVERHEAD for file in files]
         case Layout.PARQUET:
             sizes = [len(file) + _PARQUET_OVERHEAD for file in files]
+        case Layout.JSONL:
+            sizes = [len(file) for file in files]
     image_bytes = sum(sizes) / max(1, len(sizes)) + _METADATA_BYTES
     return Estimate(
         remaining,
@@ -104,6 +106,18 @@ def write_summary(
     }
     if job.input is not None and (problems := ledger.problems(records)):
         summary["problems"] = dict(sorted(problems.items()))
+    if truncated := renderer.truncated_prompts():
+        summary["truncated_prompts"] = truncated
+    ledger.complete(summary, _contact_sheet(renderer, job, ledger, should_stop))
+    return summary
+
+
+def _contact_sheet(
+    renderer: ShardRenderer, job: SamplingJob, ledger: Ledger, should_stop: Callable[[], bool]
+) -> bytes | None:
+    """Return the contact sheet as a PNG, empty if all images failed; None for texts."""
+    if job.layout is Layout.JSONL:
+        return None
     step = max(1, job.count // _CONTACT_SHEET_IMAGES)
     numbers = range(0, job.count, step)[:_CONTACT_SHEET_IMAGES]
     if job.rank is None:
@@ -117,8 +131,7 @@ def write_summary(
     if image is not None:
         source_type = SourceType.of_sheet(shows_inputs=job.input is not None)
         image.save(sheet, "PNG", **save_options("PNG", source_type))
-    ledger.complete(summary, sheet.getvalue())
-    return summary
+    return sheet.getvalue()
 
 
 def check_output(job: SamplingJob, store: Store) -> None:

@@ -32,7 +32,10 @@ from service.runtime.models.manifest import Manifest
 from service.runtime.outputs import FileFormat
 from service.runtime.ranking import CandidateGroup, Selection, candidate_groups
 from service.runtime.request_fields import InvalidRequest
-from service.runtime.text.requests import check_prompt
+from service.runtime.text.records import TextFormat
+from service.runtime.text.requests import check_prompt, text_sources
+from service.runtime.text.sampling import TextSource
+from service.runtime.text.vocabulary import Vocabulary
 
 # Images per shard. The minimum leaves small jobs with enough shards for many workers.
 _MAX_SHARD_SIZE, _MIN_SHARD_SIZE = 1000, 100
@@ -52,11 +55,13 @@ class JobFailed(UserError):
 
 
 class Layout(StrEnum):
-    """How the images are arranged in the output."""
+    """How the images, sounds or texts are arranged in the output."""
 
     FOLDER = "folder"
     WEBDATASET = "webdataset"
     PARQUET = "parquet"
+    # The only layout of texts, and only theirs.
+    JSONL = "jsonl"
 
 
 class SamplingJob(BaseModel):
@@ -68,7 +73,7 @@ class SamplingJob(BaseModel):
     version: str
     digest: str
     layout: Layout
-    # The format of the files, also of audio.
+    # The format of the files, also of sounds and texts.
     image: FileFormat = ImageFormat.PNG
     first_seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
     count: Annotated[int, Field(ge=1)]
@@ -96,6 +101,10 @@ class SamplingJob(BaseModel):
     rank: Selection | None = None
     # For a text-to-image model: image i has prompt i modulo their number.
     prompts: tuple[str, ...] | None = None
+    # For a model of texts.
+    temperature: float | None = None
+    prefix: str | None = None
+    max_length: int | None = None
     # Whether images carry the mark of generated images: false for jobs of versions without it,
     # which end as they were started.
     marked: bool = False
@@ -135,9 +144,17 @@ class SamplingJob(BaseModel):
         generated *= self.candidates // self.count + (self.rank is not None)
         return generated + (self.resize[0] * self.resize[1] if self.resize is not None else 0)
 
+    def text_source(self, seed: int, vocabulary: Vocabulary) -> TextSource:
+        """Return the source of a text of this job. Raises ValueError if it has no texts."""
+        if self.temperature is None or self.prefix is None or self.max_length is None:
+            raise ValueError(f"{self.model} generates no texts")
+        tokens = vocabulary.read(self.prefix)
+        return TextSource(seed, self.max_length, self.temperature, tokens)
+
     def _json(self) -> str:
-        # Added later: jobs without it keep their fingerprint.
-        return self.model_dump_json(exclude={"prompts"} if self.prompts is None else None)
+        # Added later: jobs without them keep their fingerprint.
+        added = {"prompts", "temperature", "prefix", "max_length"}
+        return self.model_dump_json(exclude={name for name in added if getattr(self, name) is None})
 
     @cached_property
     def fingerprint(self) -> str:
@@ -213,6 +230,9 @@ class JobItems:
         assert seed is not None  # noqa: S101 - every image of a job has one
         column = None
         parameters = row.parameters(manifest)
+        if manifest.text is not None:
+            names = ("temperature", "prefix", "max_length")
+            parameters |= {name: getattr(job, name) for name in names}
         if job.mix is not None:
             column = self._source(partner_of(seed), number)
             parameters = StyleMixing((row,), (column,), job.mix).parameters(manifest)
@@ -273,7 +293,8 @@ def make_job(
     truncation: float | None = None,
     mix: Sequence[str] | None = None,
     resize: tuple[int, int] | None = None,
-    layout: Layout = Layout.FOLDER,
+    layout: Layout | None = None,
+    default_layout: Layout = Layout.FOLDER,
     image: ImageFormat = ImageFormat.PNG,
     audio: AudioFormat | None = None,
     shard_size: int | None = None,
@@ -282,6 +303,10 @@ def make_job(
     boxes: Sequence[tuple[int, int, int, int]] | None = None,
     direction: str | None = None,
     prompts: Sequence[str] | None = None,
+    temperature: float | None = None,
+    prefix: str | None = None,
+    max_length: int | None = None,
+    vocabulary: Vocabulary | None = None,
     rank: Selection | None = None,
     directions: Mapping[str, float] | None = None,
     open_inputs: Callable[[str, str | None], JobInputs] = JobInputs.open,
@@ -294,12 +319,16 @@ def make_job(
     `classes` is `balanced`, a list of classes to cycle through, or weights to draw from. With
     `rank`, the images are selected from more candidates, with consecutive seeds from `seed`, and
     have their seeds. `directions` moves every image. Files have the format `image`, or `audio` for
-    a model that returns audio; default: WAV.
+    a model that returns audio; default: WAV. `vocabulary` is that of a model of texts, which are
+    written as JSON Lines; `default_layout` is for all other models.
 
     Raises InvalidRequest, and InputError for inputs that cannot be listed.
     """
+    if layout is None:
+        layout = default_layout if manifest.text is None else Layout.JSONL
     file_format = _file_format(manifest, layout, image, audio, resize)
     _check_prompts(manifest, prompts)
+    texts = _text_options(manifest, vocabulary, temperature, prefix, max_length)
     if prompts is not None and seeds is None and count is None:
         count = len(prompts)
     inputs: dict[str, Any] = {}
@@ -326,7 +355,8 @@ def make_job(
         input_options = {"input": input_, "mask": mask, "boxes": boxes}
         for name, option in input_options.items():
             if option is not None:
-                raise InvalidRequest(name, f"{manifest.name} generates images from seeds")
+                plural = manifest.output.kind
+                raise InvalidRequest(name, f"{manifest.name} generates {plural} from seeds")
         requests.direction_name(manifest, direction)
         first, count = requests.job_seeds(count=count, seeds=seeds, seed=seed)
     rank = requests.image_selection(manifest, rank, mix=mix, seeds=seeds, directions=directions)
@@ -357,6 +387,7 @@ def make_job(
         prompts=None if prompts is None else tuple(prompts),
         marked=True,
         **inputs,
+        **texts,
     )
     last = first + job.candidates - 1
     if last > MAX_SEED:
@@ -374,20 +405,55 @@ def _file_format(
     resize: tuple[int, int] | None,
 ) -> FileFormat:
     """Return the format of the files. Raises InvalidRequest if the model cannot have it."""
-    name = manifest.name
-    if manifest.task in ("text", "text-encoder"):
-        raise InvalidRequest("model", f"{name} is for {manifest.task}, not for jobs from seeds")
-    if manifest.audio is None:
-        if audio is not None:
-            raise InvalidRequest("audio", f"{name} returns images")
+    if manifest.task == "text-encoder":
+        message = f"{manifest.name} encodes the prompts of other models"
+        raise InvalidRequest("model", message)
+    returned = f"{manifest.name} returns {manifest.output.kind}"
+    if manifest.audio is None and audio is not None:
+        raise InvalidRequest("audio", returned)
+    if (layout is Layout.JSONL) != (manifest.text is not None):
+        expected = "jsonl" if manifest.text is not None else "folder, webdataset or parquet"
+        raise InvalidRequest("format", f"{returned}; expected {expected}")
+    if manifest.image is not None:
         return image
     if image is not ImageFormat.PNG:
-        raise InvalidRequest("image", f"{name} returns audio")
+        raise InvalidRequest("image", returned)
     if resize is not None:
-        raise InvalidRequest("resize", f"{name} returns audio")
+        raise InvalidRequest("resize", returned)
+    if manifest.text is not None:
+        return TextFormat.JSONL
     if layout is Layout.PARQUET:
-        raise InvalidRequest("format", "audio can be written as folder or webdataset")
+        raise InvalidRequest("format", f"{returned}; expected folder or webdataset")
     return audio or AudioFormat.WAV
+
+
+def _text_options(
+    manifest: Manifest,
+    vocabulary: Vocabulary | None,
+    temperature: float | None,
+    prefix: str | None,
+    max_length: int | None,
+) -> dict[str, Any]:
+    """Return the fields of a job of texts; none for other jobs. Raises InvalidRequest."""
+    if manifest.text is None or vocabulary is None:
+        options = {"temperature": temperature, "prefix": prefix, "max_length": max_length}
+        for name, option in options.items():
+            if option is not None:
+                raise InvalidRequest(name, f"{manifest.name} returns {manifest.output.kind}")
+        return {}
+    (source,) = text_sources(
+        manifest,
+        vocabulary,
+        max_texts=1,
+        temperature=1.0 if temperature is None else temperature,
+        prefix=prefix or "",
+        max_length=max_length,
+    )
+    return {
+        "temperature": source.temperature,
+        "prefix": vocabulary.text(source.prefix),
+        "max_length": source.max_length,
+    }
 
 
 def _check_prompts(manifest: Manifest, prompts: Sequence[str] | None) -> None:

@@ -157,12 +157,16 @@ class Ledger:
                     seeds[fields["number"]] = fields["seed"]
         return seeds
 
-    def complete(self, summary: dict[str, Any], sheet: bytes) -> None:
-        """Write the final files. The summary comes last: it marks the job as done."""
+    def complete(self, summary: dict[str, Any], sheet: bytes | None) -> None:
+        """Write the final files. The summary comes last: it marks the job as done.
+
+        `sheet` is the contact sheet, or None without one.
+        """
         with self._store.new(METADATA_FILE) as path, path.open("wb") as out:
             for lines in self.metadata():
                 out.write(lines)
-        self._store.write(CONTACT_SHEET_FILE, sheet)
+        if sheet is not None:
+            self._store.write(CONTACT_SHEET_FILE, sheet)
         self._store.write(JOB_FILE, as_text(self._job).encode())
         self._store.sync()
         self._store.write(SUMMARY_FILE, (json.dumps(summary, indent=2) + "\n").encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,9 +29,10 @@ from service.runtime.latent.sources import LatentSource
 from service.runtime.latent.style_mixing import StyleMixing
 from service.runtime.models.catalog import find_encoder
 from service.runtime.models.model import Model
-from service.runtime.outputs import drawn, encode_output
+from service.runtime.outputs import Output, drawn, encode_output
 from service.runtime.ranking import kept_candidates
-from service.runtime.text.prompt_vectors import with_prompt_vectors
+from service.runtime.text.prompt_vectors import PromptEncoder
+from service.runtime.text.records import generate_records, model_vocabulary
 
 log = logging.getLogger("ganymede.offline")
 
@@ -57,11 +58,13 @@ class ShardRenderer:
         job: SamplingJob,
         run: RunGraph | None = None,
         inputs: JobInputs | None = None,
+        encoder: PromptEncoder | None = None,
     ) -> None:
         """Use `model`; `run` runs its graphs instead of `Model.run`.
 
-        `inputs` are those of the job; default: those at its URLs. Raises InputError, and JobFailed
-        if the model's directions are not those of the job.
+        `inputs` are those of the job; default: those at its URLs. `encoder` is that of
+        prompts; default: the text encoder beside the model. Raises InputError, JobFailed if the
+        model's directions are not those of the job, and ModelUnusable without a text encoder.
         """
         known = model.manifest.directions
         if job.directions_sha256 not in (None, known.sha256 if known else ""):
@@ -72,11 +75,19 @@ class ShardRenderer:
         self._job = job
         # The same order as in the HTTP service, so that the files are identical.
         self._identity = {"model": job.model, "version": job.version, "digest": job.digest}
-        spec, models = model.manifest.text_input, model.folder.parent.parent
-        self._encoder = None if spec is None else find_encoder(models, spec, model.provider)
+        if encoder is None and (spec := model.manifest.text_input) is not None:
+            encoder = PromptEncoder(find_encoder(model.folder.parent.parent, spec, model.provider))
+        self._encoder = encoder
+        self._vocabulary = None if model.manifest.text is None else model_vocabulary(model)
         self._image_to_image: ImageToImageRenderer | None = None
         if job.input is not None:
             self._image_to_image = ImageToImageRenderer(model, job, self.items, self._run_graph)
+
+    def truncated_prompts(self) -> list[int]:
+        """Return the numbers of the prompts that are too long to be used completely."""
+        if self._encoder is None or self._job.prompts is None:
+            return []
+        return self._encoder.truncated(self._job.prompts)
 
     def shard(
         self, shard: int, stopped: Callable[[], bool] = lambda: False
@@ -137,38 +148,46 @@ class ShardRenderer:
         self, items: Sequence[JobItem], stopped: Callable[[], bool]
     ) -> Iterator[RenderedImage]:
         """Generate images as one batch, and encode one after the other. Raises Stopped."""
-        for item, pixels in zip(items, self._pixels(items, stopped), strict=True):
-            yield RenderedImage(item, None if pixels is None else self._encode(item, pixels))
+        for item, output in zip(items, self._outputs(items, stopped), strict=True):
+            yield RenderedImage(item, None if output is None else self._encode(item, output))
 
     def pixels(
         self, items: Sequence[JobItem], stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[Pixels | None]:
         """Yield the images ``[H, W, C]`` of `items`; None if the model failed. Audio is drawn.
 
-        Raises Stopped.
+        Raises Stopped, and ValueError for texts.
         """
         if self._image_to_image is not None:
             for each in self._image_to_image.shard([item.number for item in items], stopped):
                 yield each.pixels
             return
         for start in range(0, len(items), self._model.plan.max_rows):
-            for row in self._pixels(items[start : start + self._model.plan.max_rows], stopped):
+            for row in self._outputs(items[start : start + self._model.plan.max_rows], stopped):
+                if isinstance(row, Mapping):
+                    raise ValueError("texts have no pixels")
                 yield None if row is None else drawn(self._model.manifest, row)
 
-    def _pixels(
+    def _outputs(
         self, items: Sequence[JobItem], stopped: Callable[[], bool]
-    ) -> Iterator[Pixels | None]:
-        """Yield the images of one batch. They are resized one at a time: results can be large."""
+    ) -> Iterator[Output | None]:
+        """Yield the outputs of one batch. Images are resized one at a time: they can be large."""
         if stopped():
             raise Stopped
         size = self._job.resize
-        for image in run_in_halves(items, self._generate, _report):
+        for output in run_in_halves(items, self._generate, _report):
             if stopped():
                 raise Stopped
-            yield image if image is None or size is None else resized(image, *size)
+            if output is None or size is None or isinstance(output, Mapping):
+                yield output
+            else:
+                yield resized(output, *size)
 
-    def _generate(self, items: Sequence[JobItem]) -> list[Pixels]:
+    def _generate(self, items: Sequence[JobItem]) -> Sequence[Output]:
         manifest = self._model.manifest
+        if self._vocabulary is not None:
+            texts = [self._job.text_source(item.seed, self._vocabulary) for item in items]
+            return generate_records(self._model, texts, self._run_graph, self._model.plan.max_rows)
         if self._job.edit is not None:
             edits = [self._job.edit] * len(items)
             sources = [item.row for item in items]
@@ -187,7 +206,7 @@ class ShardRenderer:
 
     def _with_vectors(self, sources: list[LatentSource]) -> list[LatentSource]:
         """Return `sources` with the vectors of their prompts."""
-        return sources if self._encoder is None else with_prompt_vectors(sources, self._encoder)
+        return sources if self._encoder is None else self._encoder(sources)
 
     def _finished(self, rendered: RenderedInput) -> RenderedImage:
         """Return the output of an image-to-image model as a file."""
@@ -197,14 +216,14 @@ class ShardRenderer:
             pixels = resized(pixels, *self._job.resize)
         return RenderedImage(rendered.item, self._encode(rendered.item, pixels))
 
-    def _encode(self, item: JobItem, pixels: Pixels) -> bytes:
+    def _encode(self, item: JobItem, output: Output) -> bytes:
         provenance = {**self._identity, **item.parameters}
         manifest, kind = self._model.manifest, self._job.image
-        return encode_output(manifest, pixels, kind, provenance, marked=self._job.marked)
+        return encode_output(manifest, output, kind, provenance, marked=self._job.marked)
 
 
 def _report(item: JobItem, error: Exception) -> None:
-    log.error("the image of seed %d cannot be generated: %s", item.seed, first_line(error))
+    log.error("the output of seed %d cannot be generated: %s", item.seed, first_line(error))
 
 
 def _report_candidate(source: LatentSource, error: Exception) -> None:

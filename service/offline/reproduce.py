@@ -47,7 +47,7 @@ from service.runtime.models.model import Model, ModelFailed
 from service.runtime.onnx.sessions import Provider, plan_for
 from service.runtime.outputs import drawn, encode_output
 from service.runtime.request_fields import InvalidRequest
-from service.runtime.text.prompt_vectors import with_prompt_vectors
+from service.runtime.text.prompt_vectors import PromptEncoder
 from service.runtime.video.walk_output import output_from_parameters
 
 # Images per run, which bounds the memory for the activations of a long animation.
@@ -124,7 +124,7 @@ def reproduce(file: Path, models: Path) -> Reproduction:
     parameters, values = original.parameters, original.values
     assert parameters is not None  # noqa: S101 - checked by `_read`
     assert values is not None  # noqa: S101
-    model = _load_model(file, parameters, models)
+    model = load_model(file, parameters, models)
     try:
         if "walk" in parameters and parameters["walk"]["frames"] != len(values):
             raise ValueError(
@@ -199,7 +199,8 @@ def _read(file: Path) -> tuple[bytes, Original]:
     return content, original
 
 
-def _load_model(file: Path, parameters: Mapping[str, Any], models: Path) -> Model:
+def load_model(file: Path, parameters: Mapping[str, Any], models: Path) -> Model:
+    """Load the model that `parameters` of `file` name, on the CPU. Raises CannotReproduce."""
     name = f"{parameters['model']}@{parameters['version']}"
     provider = Provider.CPU
     plan = plan_for(provider)
@@ -299,7 +300,7 @@ def _image(model: Model, parameters: Mapping[str, Any]) -> Pixels:
         source = LatentSource.from_parameters(parameters, manifest)
         if (spec := manifest.text_input) is not None:
             encoder = find_encoder(model.folder.parent.parent, spec, model.provider)
-            (source,) = with_prompt_vectors([source], encoder)
+            (source,) = PromptEncoder(encoder)([source])
         (row,) = _execute(model, image_plan(manifest, [source]))
         image = drawn(manifest, row)
     pixels: Pixels = image

@@ -9,9 +9,10 @@ from service.offline.job import SamplingJob
 from service.offline.ledger import Ledger, ShardRecord
 from service.offline.rendering import ShardRenderer
 from service.offline.stores import Store
-from service.offline.writers import open_shard_writer, shard_name
+from service.offline.writers import open_shard_writer
 from service.runtime.generation import RunGraph
 from service.runtime.models.model import Model
+from service.runtime.text.prompt_vectors import PromptEncoder
 
 # Called as images are written, with the number of images, their bytes, and the number of failures.
 ProgressCallback = Callable[[int, int, int], None]
@@ -27,12 +28,10 @@ class ShardBuilder:
         store: Store,
         run: RunGraph | None = None,
         inputs: JobInputs | None = None,
+        encoder: PromptEncoder | None = None,
     ) -> None:
-        """Render images with `model`. `run` runs its graphs; default: `Model.run`.
-
-        `inputs` are those of the job; default: those at its URLs.
-        """
-        self.renderer = ShardRenderer(model, job, run, inputs)
+        """Render images with `model`. The other arguments are those of `ShardRenderer`."""
+        self.renderer = ShardRenderer(model, job, run, inputs, encoder)
         self._classes = model.manifest.classes
         self._job = job
         self._store = store
@@ -47,7 +46,6 @@ class ShardBuilder:
         """Build a shard. Raises StoreError, or Stopped; the shard is then not recorded."""
         lines, failed, size = [], [], 0
         problems: dict[str, str] = {}
-        container = shard_name(self._job, shard)
         with open_shard_writer(self._job, self._classes, self._store, shard) as writer:
             for image in self.renderer.shard(shard, should_stop):
                 item = image.item
@@ -57,13 +55,7 @@ class ShardBuilder:
                         problems[item.input_file] = image.problem
                     on_progress(0, 0, 1)
                     continue
-                path = writer.add(item, image.file)
-                # Hugging Face's datasets finds the image by a column named `file_name`.
-                location = (
-                    {"file_name": path}
-                    if container is None
-                    else {"shard": container, "member": path}
-                )
+                location = writer.add(item, image.file)
                 source = {} if item.input_file is None else {"input_file": item.input_file}
                 lines.append({**location, "number": item.number, **source, **item.parameters})
                 size += len(image.file)

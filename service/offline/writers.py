@@ -1,4 +1,4 @@
-"""Writes the images of a shard: as single files, a WebDataset tar, or a Parquet file.
+"""Writes a shard: as single files, a WebDataset tar, a Parquet file, or texts as JSON Lines.
 
 The bytes depend on the shard only: files are in order, and contain no times or user names.
 """
@@ -27,10 +27,10 @@ _ROW_GROUP_BYTES = 256 * 2**20
 
 
 class ShardWriter(Protocol):
-    """Writes the images of one shard, in order."""
+    """Writes the images, sounds or texts of one shard, in order."""
 
-    def add(self, item: JobItem, file: bytes) -> str:
-        """Write an image, and return its name in the output folder, tar or Parquet file."""
+    def add(self, item: JobItem, file: bytes) -> dict[str, Any]:
+        """Write one of them, and return the fields of the metadata that tell where it is."""
 
 
 def open_shard_writer(
@@ -53,11 +53,16 @@ def assert_layout_supported(layout: Layout) -> None:
 
 def shard_name(job: SamplingJob, shard: int) -> str | None:
     """Return the file name of a shard; None if each image is a file."""
-    if job.layout is Layout.FOLDER:
-        return None
     digits = max(5, len(str(job.shards - 1)))
-    extension = "tar" if job.layout is Layout.WEBDATASET else "parquet"
-    return f"images-{shard:0{digits}}.{extension}"
+    match job.layout:
+        case Layout.FOLDER:
+            return None
+        case Layout.WEBDATASET:
+            return f"images-{shard:0{digits}}.tar"
+        case Layout.PARQUET:
+            return f"images-{shard:0{digits}}.parquet"
+        case Layout.JSONL:
+            return f"texts-{shard:0{digits}}.jsonl"
 
 
 class _FolderWriter:
@@ -65,10 +70,11 @@ class _FolderWriter:
         self._extension = job.image.extension
         self._store = store
 
-    def add(self, item: JobItem, file: bytes) -> str:
+    def add(self, item: JobItem, file: bytes) -> dict[str, Any]:
         name = f"{item.stem}.{self._extension}"
         self._store.write(name, file)
-        return name
+        # Hugging Face's datasets finds the image by a column of this name.
+        return {"file_name": name}
 
 
 @contextmanager
@@ -78,11 +84,12 @@ def _folder(job: SamplingJob, _: tuple[str, ...], store: Store, __: int) -> Iter
 
 
 class _TarWriter:
-    def __init__(self, job: SamplingJob, out: io.BufferedWriter) -> None:
+    def __init__(self, job: SamplingJob, shard: str, out: io.BufferedWriter) -> None:
         self._extension = job.image.extension
+        self._shard = shard
         self._out = out
 
-    def add(self, item: JobItem, file: bytes) -> str:
+    def add(self, item: JobItem, file: bytes) -> dict[str, Any]:
         # Names of generated images are unique without their folder; names of input files are not.
         key = item.stem.rpartition("/")[2] if item.input_file is None else key_of(item.stem)
         name = f"{key}.{self._extension}"
@@ -93,7 +100,7 @@ class _TarWriter:
         self._write_member(
             f"{key}.json", provenance_text({**class_name, **item.parameters}).encode()
         )
-        return name
+        return {"shard": self._shard, "member": name}
 
     def _write_member(self, name: str, content: bytes) -> None:
         # Default header fields only, because owner and time would make the bytes differ.
@@ -109,13 +116,13 @@ class _TarWriter:
 def _webdataset(
     job: SamplingJob, _: tuple[str, ...], store: Store, shard: int
 ) -> Iterator[ShardWriter]:
-    with _shard_file(job, store, shard) as path, path.open("wb") as out:
-        yield _TarWriter(job, out)
+    with _shard_file(job, store, shard) as (name, path), path.open("wb") as out:
+        yield _TarWriter(job, name, out)
         out.write(bytes(-out.tell() % tarfile.RECORDSIZE or tarfile.RECORDSIZE))
 
 
 class _ParquetWriter:
-    def __init__(self, job: SamplingJob, classes: tuple[str, ...], path: Path) -> None:
+    def __init__(self, job: SamplingJob, classes: tuple[str, ...], shard: str, path: Path) -> None:
         import pyarrow as pa  # noqa: PLC0415
         import pyarrow.parquet as pq  # noqa: PLC0415
 
@@ -138,10 +145,11 @@ class _ParquetWriter:
         self._schema = pa.schema(fields, metadata={"huggingface": json.dumps(dataset_info)})
         self._writer = pq.ParquetWriter(path, self._schema, compression="none")
         self._extension = job.image.extension
+        self._shard = shard
         self._rows: list[dict[str, Any]] = []
         self._bytes = 0
 
-    def add(self, item: JobItem, file: bytes) -> str:
+    def add(self, item: JobItem, file: bytes) -> dict[str, Any]:
         path = f"{item.stem}.{self._extension}"
         row = {
             "image": {"bytes": file, "path": path},
@@ -153,7 +161,7 @@ class _ParquetWriter:
         self._bytes += len(file)
         if len(self._rows) == _ROW_GROUP or self._bytes >= _ROW_GROUP_BYTES:
             self._flush()
-        return path
+        return {"shard": self._shard, "member": path}
 
     def close(self, *, complete: bool) -> None:
         if complete:
@@ -171,8 +179,8 @@ class _ParquetWriter:
 def _parquet(
     job: SamplingJob, classes: tuple[str, ...], store: Store, shard: int
 ) -> Iterator[ShardWriter]:
-    with _shard_file(job, store, shard) as path:
-        writer = _ParquetWriter(job, classes, path)
+    with _shard_file(job, store, shard) as (name, path):
+        writer = _ParquetWriter(job, classes, name, path)
         try:
             yield writer
         except BaseException:
@@ -181,12 +189,33 @@ def _parquet(
         writer.close(complete=True)
 
 
+class _LineWriter:
+    def __init__(self, shard: str, out: io.BufferedWriter) -> None:
+        self._shard = shard
+        self._out = out
+        self._lines = 0
+
+    def add(self, _: JobItem, file: bytes) -> dict[str, Any]:
+        self._out.write(file)
+        self._lines += 1
+        return {"shard": self._shard, "line": self._lines}
+
+
 @contextmanager
-def _shard_file(job: SamplingJob, store: Store, shard: int) -> Iterator[Path]:
+def _json_lines(
+    job: SamplingJob, _: tuple[str, ...], store: Store, shard: int
+) -> Iterator[ShardWriter]:
+    with _shard_file(job, store, shard) as (name, path), path.open("wb") as out:
+        yield _LineWriter(name, out)
+
+
+@contextmanager
+def _shard_file(job: SamplingJob, store: Store, shard: int) -> Iterator[tuple[str, Path]]:
+    """Yield the name of the file of a shard, and where it is written."""
     name = shard_name(job, shard)
     assert name is not None  # noqa: S101 - only called for layouts with shard files
     with store.new(name) as path:
-        yield path
+        yield name, path
         _fsync(path)
 
 
@@ -198,4 +227,9 @@ def _fsync(path: Path) -> None:
 _WRITERS: dict[
     Layout,
     Callable[[SamplingJob, tuple[str, ...], Store, int], AbstractContextManager[ShardWriter]],
-] = {Layout.FOLDER: _folder, Layout.WEBDATASET: _webdataset, Layout.PARQUET: _parquet}
+] = {
+    Layout.FOLDER: _folder,
+    Layout.WEBDATASET: _webdataset,
+    Layout.PARQUET: _parquet,
+    Layout.JSONL: _json_lines,
+}

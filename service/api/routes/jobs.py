@@ -35,13 +35,17 @@ from service.offline.queue.webhook_table import JobWebhook
 from service.offline.stores import StoreError
 from service.offline.writers import assert_layout_supported
 from service.runtime.audio.formats import AudioFormat
+from service.runtime.generation import text_cost
 from service.runtime.images.encoding import ImageFormat
+from service.runtime.text.records import model_vocabulary
 from service.settings import Settings
 from service.url_prefixes import URLNotAllowed
 from service.webhooks.targets import PermittedTargets, WebhookNotPermitted, WebhookRefused
 
 # Pixels of a shard: other keys have to wait for its end.
 _MAX_SHARD_PIXELS = 2**33
+# Characters of all prompts of a job, which is kept in the table of jobs.
+_MAX_PROMPT_CHARACTERS = 2**20
 
 router = APIRouter(
     tags=["jobs"],
@@ -136,13 +140,15 @@ def _check(body: JobRequest, request: Request, upload: Upload | None) -> _Checke
     if body.webhook is not None:
         _assert_webhook_permitted(body.webhook.url, state.settings)
     model = state.find_any_model(body.model)
-    if model.manifest.text_input is not None:
-        raise invalid("model", f"{model.manifest.name} takes prompts: use /v1/text-to-image")
+    if sum(map(len, body.prompts or ())) > _MAX_PROMPT_CHARACTERS:
+        raise invalid("prompts", f"expected at most {_MAX_PROMPT_CHARACTERS:,} characters in all")
     locations = accepting_queue(request).locations
-    layout, image = Layout(body.format), ImageFormat(body.image)
+    layout = None if body.format is None else Layout(body.format)
     if layout is Layout.FOLDER and body.output is None:
         raise invalid("format", "folder is only possible with output")
-    assert_layout_supported(layout)
+    if layout is not None:
+        assert_layout_supported(layout)
+    vocabulary = None if model.manifest.text is None else model_vocabulary(model)
     input_, mask = body.input, body.mask
     try:
         # Before uploaded files have names: a client must not name files on this machine.
@@ -164,16 +170,26 @@ def _check(body: JobRequest, request: Request, upload: Upload | None) -> _Checke
             rank=selection_value(body.rank),
             directions=body.directions,
             layout=layout,
-            image=image,
+            default_layout=Layout.WEBDATASET,
+            image=ImageFormat(body.image),
             audio=None if body.audio is None else AudioFormat(body.audio),
             shard_size=body.shard_size,
             input_=input_,
             mask=mask,
             boxes=None if body.boxes is None else [(x, y, w, h) for x, y, w, h in body.boxes],
             direction=body.direction,
+            prompts=body.prompts,
+            temperature=body.temperature,
+            prefix=body.prefix,
+            max_length=body.max_length,
+            vocabulary=vocabulary,
             open_inputs=partial(locations.open_inputs, upload.id if upload else ""),
         )
-        job, pixels = _bounded(job, model.manifest.output.cost, state.settings)
+        cost = model.manifest.output.cost
+        if vocabulary is not None:
+            cost = text_cost(model.manifest, [job.text_source(job.first_seed, vocabulary)])
+        plural = model.manifest.output.kind
+        job, pixels = _bounded(job, cost, state.settings, plural)
         if body.output is not None:
             locations.assert_output(job, body.output)
     except LocationRefused as error:
@@ -232,13 +248,16 @@ def _assert_webhook_permitted(url: str, settings: Settings) -> None:
         raise invalid("webhook.url", str(error)) from error
 
 
-def _bounded(job: SamplingJob, generated: int, settings: Settings) -> tuple[SamplingJob, int]:
+def _bounded(
+    job: SamplingJob, generated: int, settings: Settings, plural: str
+) -> tuple[SamplingJob, int]:
     """Return the job, with a shard size that lets others have their turn, and its pixels.
 
-    `generated` are the pixels that the model generates for each image. Raises Problem (422).
+    `generated` are the pixels that the model generates for each image, or the cost of a sound or a
+    text; `plural` says which. Raises Problem (422).
     """
     if job.count > settings.max_job_images:
-        raise invalid("count", f"expected at most {settings.max_job_images:,} images")
+        raise invalid("count", f"expected at most {settings.max_job_images:,} {plural}")
     if job.candidates > settings.max_job_images:
         raise invalid(
             "rank",
@@ -252,8 +271,8 @@ def _bounded(job: SamplingJob, generated: int, settings: Settings) -> tuple[Samp
     if pixels > settings.max_job_pixels:
         raise invalid(
             "count",
-            f"the job would make {pixels:,} pixels, and the limit is {settings.max_job_pixels:,}; "
-            f"expected at most {settings.max_job_pixels // per_image:,} images of this size",
+            f"the job would cost {pixels:,} pixels, and the limit is {settings.max_job_pixels:,}; "
+            f"expected at most {settings.max_job_pixels // per_image:,} {plural} of this size",
         )
     shard_size = min(job.shard_size, max(1, _MAX_SHARD_PIXELS // per_image))
     return job.model_copy(update={"shard_size": shard_size}), pixels

@@ -17,8 +17,10 @@ from service.api.schemas.fields import (
     TruncationField,
 )
 from service.api.schemas.image_to_image import Boxes
+from service.api.schemas.text import Prompt, TemperatureField
 from service.offline.queue.table import JobState
 from service.offline.queue.webhook_table import WebhookState
+from service.runtime.text.requests import MAX_PREFIX
 from service.url_prefixes import MAX_URL_LENGTH as MAX_LOCATION_LENGTH
 from service.webhooks.targets import MAX_URL_LENGTH
 
@@ -32,9 +34,9 @@ class JobWebhookRequest(RequestModel):
 class JobRequest(RequestModel):
     """A job with the options of `ganymede sample`.
 
-    It generates `count` images with consecutive seeds, the first of which is `seed`, or the images
-    of a range of seeds A-B. For an image-to-image model, it has an output for each image at
-    `input`, or in an uploaded archive.
+    It generates `count` images, sounds or texts with consecutive seeds, the first of which is
+    `seed`, or those of a range of seeds A-B. For an image-to-image model, it has an output for each
+    image at `input`, or in an uploaded archive.
     """
 
     model_config = ConfigDict(
@@ -89,6 +91,26 @@ class JobRequest(RequestModel):
         description="For inpaint, instead of masks: the areas to fill in every image, as [x, y, "
         "width, height] in pixels.",
     )
+    prompts: (
+        Annotated[list[Prompt], Field(min_length=1, max_length=MAX_LISTED_IMAGES, fail_fast=True)]
+        | None
+    ) = Field(
+        default=None,
+        description="For a text-to-image model: image i has prompt i, from the first again if "
+        "`count` is larger. Default for `count`: the number of prompts.",
+    )
+    temperature: TemperatureField | None = Field(
+        default=None,
+        description="For a model of texts, as for /v1/text. Default: 1.",
+    )
+    prefix: Annotated[str, Field(max_length=MAX_PREFIX)] | None = Field(
+        default=None, description="For a model of texts: the beginning of every text."
+    )
+    max_length: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="For a model of texts: the maximum number of tokens after the prefix. Default: "
+        "that of the model, which is also the largest.",
+    )
     direction: str | None = Field(
         default=None,
         description="The direction of translation, for a model with several. Default: its first.",
@@ -99,9 +121,10 @@ class JobRequest(RequestModel):
         "Default: the service keeps them, and they are downloaded from it.",
         examples=["s3://bucket/results/flowers"],
     )
-    format: Literal["webdataset", "parquet", "folder"] = Field(
-        default="webdataset",
-        description="`folder`, one file for each image, only with `output`.",
+    format: Literal["webdataset", "parquet", "folder", "jsonl"] | None = Field(
+        default=None,
+        description="`folder`, one file for each image, only with `output`. `jsonl` for texts, and "
+        "only for them. Default: `webdataset`, or `jsonl`.",
     )
     image: Literal["png", "jpeg", "webp"] = "png"
     audio: Literal["wav", "flac", "npy"] | None = Field(
@@ -142,7 +165,7 @@ class JobAnswer(BaseModel):
     state: JobState
     model: str
     count: int
-    images: int
+    images: int = Field(description="The images, sounds or texts that are complete.")
     failed: int
     bytes: int
     created: float

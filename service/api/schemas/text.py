@@ -25,6 +25,7 @@ from service.runtime.text.requests import MAX_PREFIX, MAX_PROMPT, MAX_TEMPERATUR
 
 TextFormat = Literal["json", "text", "events"]
 Prompt = Annotated[str, Field(max_length=MAX_PROMPT)]
+TemperatureField = Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)]
 
 
 class TextRequest(RequestModel):
@@ -40,7 +41,7 @@ class TextRequest(RequestModel):
     n: int | None = Field(default=None, ge=1, description="The number of texts. Default: 1.")
     seed: Seed | None = Field(default=None, description="Text i has seed + i. Default: random.")
     seeds: Seeds | None = None
-    temperature: Annotated[float, Field(ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False)] = Field(
+    temperature: TemperatureField = Field(
         default=1.0,
         description="Divides the logits: below 1, likely tokens become more likely; 0 always takes "
         "the most likely one.",

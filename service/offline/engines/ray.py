@@ -21,6 +21,7 @@ from service.offline.job import JobError, JobFailed, SamplingJob
 from service.offline.ledger import ShardRecord
 from service.offline.shards import ProgressCallback, ShardBuilder
 from service.offline.stores import Store
+from service.runtime.models.catalog import find_encoder
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Provider, plan_for
 
@@ -37,13 +38,14 @@ class ShardActor:
     def __init__(
         self, files: dict[str, bytes], job: SamplingJob, store: Store, provider: str
     ) -> None:
+        """Write the `files` of a model repository by their paths, and load the model of `job`."""
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         self._folder = tempfile.TemporaryDirectory(prefix="ganymede-")
-        folder = Path(self._folder.name) / job.model / job.version
-        folder.mkdir(parents=True)
+        models, kind = Path(self._folder.name), Provider(provider)
         for name, content in files.items():
-            (folder / name).write_bytes(content)
-        kind = Provider(provider)
+            (models / name).parent.mkdir(parents=True, exist_ok=True)
+            (models / name).write_bytes(content)
+        folder = models / job.model / job.version
         self._builder = ShardBuilder(Model(folder, kind, plan_for(kind)), job, store)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -91,7 +93,7 @@ def run(
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = int(resources.get("GPU", 0)) if model.provider is Provider.CUDA else 0
         actors = workers or gpus or max(1, int(resources.get("CPU", 1)))
-        files = {path.name: path.read_bytes() for path in model.folder.iterdir() if path.is_file()}
+        files = _repository_files(model)
         shard_rows = from_items(
             [{"shard": shard} for shard in shards],
             override_num_blocks=min(len(shards), _MAX_BLOCKS),
@@ -117,6 +119,19 @@ def run(
     finally:
         if owns_connection:
             ray.shutdown()
+
+
+def _repository_files(model: Model) -> dict[str, bytes]:
+    """Return the files of a model, and of the text encoder that it needs, by their paths."""
+    models = [model]
+    if (spec := model.manifest.text_input) is not None:
+        models.append(find_encoder(model.folder.parent.parent, spec, model.provider))
+    return {
+        f"{each.manifest.name}/{each.manifest.version}/{path.name}": path.read_bytes()
+        for each in models
+        for path in each.folder.iterdir()
+        if path.is_file()
+    }
 
 
 def _connect(address: str | None) -> None:

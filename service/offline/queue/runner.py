@@ -49,6 +49,7 @@ from service.runtime.models.model import Model, ModelFailed
 from service.runtime.scheduling.batches import Priority, Rows
 from service.runtime.scheduling.engine import Engine, EngineState, NotReady
 from service.runtime.scheduling.errors import Draining, QueueFull
+from service.runtime.text.prompt_vectors import PromptEncoder
 
 log = logging.getLogger("ganymede.jobs")
 
@@ -365,7 +366,8 @@ class JobQueue:
         self.assert_space()
         inputs = self.locations.inputs(queued)
         ledger.begin()
-        builder = ShardBuilder(model, job, store, self._run_graph(model), inputs)
+        run, encoder = self._run_graph(model), self._encoder(model)
+        builder = ShardBuilder(model, job, store, run, inputs, encoder)
         shards, records = remaining_shards(job, ledger)
 
         def seconds() -> float:
@@ -397,6 +399,14 @@ class JobQueue:
         if model.digest != job.digest:
             raise ModelFailed(f"{job.model}@{job.version} has changed since the job was submitted")
         return model
+
+    def _encoder(self, model: Model) -> PromptEncoder | None:
+        """Return the encoder of prompts, for a model that takes them. Raises ModelFailed."""
+        catalog = self._engine.catalog
+        if model.manifest.text_input is None or catalog is None:
+            return None
+        encoder = catalog.encoder_of(model.manifest)
+        return PromptEncoder(encoder, self._run_graph(encoder))
 
     def _run_graph(self, model: Model) -> RunGraph:
         """Return a function that runs graphs for the running job through the scheduler."""

@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from typing import Any
 
+from service.runtime.generation import RunGraph, execute, text_plan
 from service.runtime.models.manifest import ManifestError
 from service.runtime.models.model import Model, ModelFailed
 from service.runtime.text.prompts import PromptTokenizer, read_tokenizer
 from service.runtime.text.sampling import TextSource
 from service.runtime.text.vocabulary import Vocabulary, read_vocabulary
+
+
+class TextFormat(StrEnum):
+    """A file format for texts."""
+
+    # A line for each text, with its parameters.
+    JSONL = "jsonl"
+
+    @property
+    def media_type(self) -> str:
+        """The media type for Content-Type."""
+        return "application/jsonl"
+
+    @property
+    def extension(self) -> str:
+        """The usual file name extension, without the dot."""
+        return self.value
+
+
+def generate_records(
+    model: Model,
+    sources: Sequence[TextSource],
+    run: RunGraph | None = None,
+    max_rows: int | None = None,
+) -> list[dict[str, Any]]:
+    """Generate texts in the calling thread, and return their records.
+
+    `run` runs the graph; default: `Model.run`. Raises ModelFailed, and what `run` raises.
+    """
+    vocabulary = model_vocabulary(model)
+    tokens = execute(text_plan(model.manifest, sources), run or model.run, max_rows)
+    return [
+        text_record(source, each, vocabulary) for source, each in zip(sources, tokens, strict=True)
+    ]
+
+
+def record_line(record: Mapping[str, Any]) -> bytes:
+    """Return a record as a line of a JSON Lines file."""
+    return json.dumps(record).encode() + b"\n"
 
 
 def text_record(

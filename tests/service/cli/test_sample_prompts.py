@@ -3,7 +3,7 @@
 import shutil
 
 from tests.support.command import assert_one_line_error, run
-from tests.support.output_models import CAPTIONED, ENCODER, TEXT_MODEL, write_output_models
+from tests.support.output_models import CAPTIONED, ENCODER, MAX_TOKENS, write_output_models
 from tests.support.sampling import read_files, read_metadata, run_sample
 
 
@@ -29,8 +29,18 @@ def test_images_of_prompts(tmp_path):
     )
     refused = run_sample(models, CAPTIONED, tmp_path / "c", "--count", "1", code=2)
     assert "--prompts" in refused.stderr
-    refused = run_sample(models, TEXT_MODEL, tmp_path / "d", "--count", "1", code=2)
-    assert "not for jobs from seeds" in refused.stderr
+    refused = run_sample(models, ENCODER, tmp_path / "d", "--count", "1", code=2)
+    assert "encodes the prompts of other models" in refused.stderr
+
+
+def test_truncated_prompts_are_reported(tmp_path):
+    models = tmp_path / "models"
+    write_output_models(models)
+    file = tmp_path / "prompts.txt"
+    file.write_text(f"abc\n{'x' * (MAX_TOKENS + 1)}\n", encoding="utf-8")
+    process = run_sample(models, CAPTIONED, tmp_path / "a", "--prompts", str(file))
+    assert "1 prompts are too long" in process.stdout
+    assert "in line 2" in process.stdout
 
 
 def test_images_of_prompts_are_reproduced(tmp_path):

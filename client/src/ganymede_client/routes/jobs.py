@@ -38,21 +38,25 @@ def submit_job(
     mask: ArchiveInput | None = None,
     boxes: Sequence[Sequence[int]] | None = None,
     direction: str | None = None,
+    prompts: Sequence[str] | None = None,
+    temperature: float | None = None,
+    prefix: str | None = None,
+    max_length: int | None = None,
     output: str | None = None,
-    format: Literal["webdataset", "parquet", "folder"] = "webdataset",  # noqa: A002
+    format: Literal["webdataset", "parquet", "folder", "jsonl"] | None = None,  # noqa: A002
     image: Literal["png", "jpeg", "webp"] = "png",
     audio: Literal["wav", "flac", "npy"] | None = None,
     shard_size: int | None = None,
     webhook: str | None = None,
 ) -> Call[Job]:
-    """Start a job that generates `count` images, or an image from each of `input`.
+    """Start a job that generates `count` images, sounds or texts, or an image from each of `input`.
 
     If the connection fails, it is not repeated, because the service may have accepted it: `jobs`
     lists the jobs.
 
     Args:
         model: ``name``, or ``name@version``.
-        count: the number of images.
+        count: the number of images, sounds or texts.
         seed: the seed of the first image; default: 0.
         seeds: a range ``A-B``, instead of `count` and `seed`.
         classes: ``balanced``, a list of classes to cycle through, or weights from which the class
@@ -68,8 +72,14 @@ def submit_job(
         mask: for inpaint: masks with the names of the images, in the same forms as `input`.
         boxes: for inpaint, instead of `mask`: ``[x, y, width, height]`` in pixels.
         direction: for a model with several; default: its first.
+        prompts: for a text-to-image model: image i has prompt i, from the first again if `count`
+            is larger.
+        temperature: for a model of texts, as for `text`; default: 1.
+        prefix: for a model of texts: the beginning of every text.
+        max_length: for a model of texts: the maximum number of tokens after the prefix.
         output: the URL of the folder for the results; default: the service keeps them.
-        format: the format of the files of the job. ``folder`` only with `output`.
+        format: the format of the files of the job; default: ``webdataset``, or ``jsonl`` for texts.
+            ``folder`` only with `output`.
         image: how each image is encoded.
         audio: how audio is encoded, for a model that returns audio; default: ``wav``.
         shard_size: images per file.
@@ -91,6 +101,10 @@ def submit_job(
         mask=mask if _is_url(mask) else None,
         boxes=boxes,
         direction=direction,
+        prompts=prompts,
+        temperature=temperature,
+        prefix=prefix,
+        max_length=max_length,
         output=output,
         format=format,
         image=image,

@@ -26,6 +26,8 @@ from service.runtime.text.vocabulary import Vocabulary
 
 router = APIRouter(tags=["generate"])
 
+# Tokens that wait to be sent, before the next step is put off.
+_MAX_WAITING_TOKENS = 256
 _TEXT = {"schema": {"type": "string"}}
 
 
@@ -105,11 +107,21 @@ async def text_events(
 ) -> AsyncGenerator[bytes, None]:
     """Yield the event `token` for each part of a text, `text` for each complete one, then `end`.
 
-    An error before the first event is raised, a later one is the event `error`.
+    An error before the first event is raised, a later one is the event `error`. While the client
+    does not read, no further tokens are generated.
     """
     loop = asyncio.get_running_loop()
     # The index of a text with a token, or None at its end; None at the end of all.
     drawn: asyncio.Queue[tuple[int, int | None] | None] = asyncio.Queue()
+
+    has_room = asyncio.Event()
+
+    async def wait_for_room() -> None:
+        while drawn.qsize() > _MAX_WAITING_TOKENS:
+            has_room.clear()
+            await has_room.wait()
+        # Each step has its own deadline, because the response has already started.
+        execution.renew_deadline()
 
     def observe(index: int, token: int | None) -> None:
         # The plan continues in other threads.
@@ -121,7 +133,7 @@ async def text_events(
                 model,
                 text_plan(model.manifest, sources, observe),
                 lambda tokens: tokens,
-                after_run=lambda *_: execution.renew_deadline(),
+                pause=wait_for_room,
                 wait_after_first=True,
             )
         finally:
@@ -134,6 +146,7 @@ async def text_events(
     try:
         while (item := await drawn.get()) is not None:
             begun = True
+            has_room.set()
             index, token = item
             if token is None:
                 record = text_record(sources[index], texts[index], vocabulary)

@@ -8,6 +8,13 @@ import httpx
 import pytest
 
 from service.api_keys import add_key
+from tests.support.jobs import (
+    download_files,
+    start_job,
+    wait_for_images,
+    wait_for_job,
+    without_summary,
+)
 from tests.support.servers import ganymede, serving, wait_until_ready, worker_of
 
 
@@ -16,48 +23,11 @@ def job_environment(tmp_path):
     return {"GANYMEDE_JOBS": str(tmp_path / "jobs"), "GANYMEDE_CACHE": str(tmp_path / "cache")}
 
 
-def start_job(client, **body):
-    """Start a job, and return its URL."""
-    deadline = time.monotonic() + 20
-    while True:
-        response = client.post("/v1/jobs", json={"model": "painted-classes"} | body)
-        # A restarted process needs a moment to acquire the jobs folder.
-        if response.status_code != 503 or time.monotonic() > deadline:
-            break
-        time.sleep(0.1)
-    assert response.status_code == 202, response.text
-    assert response.headers["location"] == f"/v1/jobs/{response.json()['id']}"
-    return response.headers["location"]
-
-
-def wait_for_job(client, url, seconds=120):
-    """Wait until a job ends, and return it."""
-    deadline = time.monotonic() + seconds
-    while True:
-        response = client.get(url)
-        assert response.status_code == 200, (response.status_code, response.text)
-        job = response.json()
-        if job["state"] not in ("queued", "running"):
-            break
-        assert time.monotonic() < deadline, job
-        time.sleep(0.1)
-    return job
-
-
-def download_files(client, job):
-    """Return the content of the files of a job, by name."""
-    return {file["name"]: client.get(file["url"]).content for file in job["files"]}
-
-
 def run_command(models, out, *flags):
     """Run `ganymede sample`, and return the content of its files, by name."""
     command = ganymede("sample", "painted-classes", "--models", models, "--out", out, *flags)
     subprocess.run(command, check=True, capture_output=True)
     return {path.name: path.read_bytes() for path in out.iterdir()}
-
-
-def without_summary(files):
-    return {name: content for name, content in files.items() if name != "summary.json"}
 
 
 @pytest.mark.slow
@@ -114,10 +84,7 @@ def test_resumes_jobs_after_restart(drawn_repository, tmp_path, job_environment,
     options = {"count": 6000, "shard_size": 50}
     with serving(drawn_repository, env=job_environment) as server, server.client() as client:
         url = start_job(client, **options)
-        deadline = time.monotonic() + 60
-        while client.get(url).json()["images"] < 100:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_for_images(client, url, 100)
         if signal_number is signal.SIGKILL:
             worker_of(server).kill()
             time.sleep(0.5)

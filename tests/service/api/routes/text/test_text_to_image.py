@@ -173,11 +173,3 @@ def test_image_has_an_address(client):
     assert response.content == generated.content
     other = client.get(f"/v1/models/{CAPTIONED}/images/5.png", params={"prompt": "xyz"})
     assert other.headers["etag"] != response.headers["etag"]
-
-
-def test_jobs_refer_to_the_route(client):
-    response = client.post("/v1/jobs", json={"model": CAPTIONED, "count": 2})
-    assert response.status_code == 422
-    (error,) = response.json()["errors"]
-    assert error["field"] == "model"
-    assert "/v1/text-to-image" in error["message"]
