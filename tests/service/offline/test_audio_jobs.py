@@ -69,8 +69,8 @@ def test_tar_has_labels_and_parameters(sample, model, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--resize", "8x8"), "--resize: beeps returns audio"),
-        (("--image", "webp"), "--image: beeps returns audio"),
+        (("--resize", "8x8"), "--resize: beeps returns sounds"),
+        (("--image", "webp"), "--image: beeps returns sounds"),
         (("--mix", "coarse"), "--mix"),
         (("--format", "parquet"), "--format"),
     ],
