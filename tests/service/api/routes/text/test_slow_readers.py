@@ -21,7 +21,9 @@ def server(tmp_path_factory):
     models = tmp_path_factory.mktemp("models")
     words = ["", "", *(each * CHARACTERS_PER_TOKEN for each in CHARACTERS)]
     write_text(models / "endless" / "1", words, TOKENS, ends=False)
-    with serving(models, env={"GANYMEDE_DEADLINE_S": str(DEADLINE_S)}) as running:
+    # Longer than a busy machine takes to fill the buffers.
+    env = {"GANYMEDE_DEADLINE_S": str(DEADLINE_S), "GANYMEDE_WRITE_TIMEOUT_S": "300"}
+    with serving(models, env=env) as running:
         yield running
 
 
