@@ -89,23 +89,16 @@ def write_audio(folder: Path, inputs: tuple[str, ...] = ("z", "class_weights")) 
     )
 
 
-<<<<<<< HEAD
-def write_text(folder: Path, max_length: int = MAX_LENGTH, *, ends: bool = True) -> None:
-    """Write a recurrent network over the characters of the vocabulary.
-
-    Without `ends`, every text has the maximum length.
-=======
 def write_text(
     folder: Path,
-    vocabulary: Sequence[str] = VOCABULARY,
     max_length: int = MAX_LENGTH,
     *,
     ends: bool = True,
+    vocabulary: Sequence[str] = VOCABULARY,
 ) -> None:
     """Write a recurrent network over a vocabulary of as many tokens as `VOCABULARY`.
 
-    Unless `ends`, all texts have `max_length` tokens.
->>>>>>> e723407 (feat: texts are sampled as JSON Lines, jobs take prompts and texts, and streams of texts wait for their client)
+    Without `ends`, every text has the maximum length.
     """
     folder.mkdir(parents=True)
     graph = GraphBuilder(seed=22)
@@ -115,13 +108,9 @@ def write_text(
     graph.node("Tanh", graph.node("Add", embedded, carried), output="new_state")
     # The start is never generated.
     bias = np.zeros(size, np.float32)
-<<<<<<< HEAD
     bias[0] = -1000
     if not ends:
         bias[1] = -1000
-=======
-    bias[: 1 if ends else 2] = -1000
->>>>>>> e723407 (feat: texts are sampled as JSON Lines, jobs take prompts and texts, and streams of texts wait for their client)
     logits = graph.node("MatMul", "new_state", graph.weight(STATE, size))
     graph.node("Add", logits, graph.constant(bias), output="logits")
     graphs = {STEP: graph.save(folder / "step.onnx", ["token", "state"], ["logits", "new_state"])}

@@ -20,7 +20,7 @@ DEADLINE_S = 2.0
 def server(tmp_path_factory):
     models = tmp_path_factory.mktemp("models")
     words = ["", "", *(each * CHARACTERS_PER_TOKEN for each in CHARACTERS)]
-    write_text(models / "endless" / "1", words, TOKENS, ends=False)
+    write_text(models / "endless" / "1", TOKENS, ends=False, vocabulary=words)
     # Longer than a busy machine takes to fill the buffers.
     env = {"GANYMEDE_DEADLINE_S": str(DEADLINE_S), "GANYMEDE_WRITE_TIMEOUT_S": "300"}
     with serving(models, env=env) as running:
