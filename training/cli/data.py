@@ -11,7 +11,12 @@ import typer
 from training.cli.evaluation_options import JsonOption
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from training.data.inspection.report import DataReport
+    from training.data.inspection.sounds import SoundReport
+    from training.data.sources import ImageSource
+    from training.data.sources.media import Media
     from training.evaluation.report.document import Section
 
 # Classes that the table lists; further ones are counted.
@@ -30,7 +35,8 @@ def data(
         str,
         typer.Argument(
             help="Images: a folder, an archive, WebDataset shards, Parquet or IDX files, a Hugging "
-            "Face data set (also hub:OWNER/NAME), or a known data set.",
+            "Face data set (also hub:OWNER/NAME), or a known data set. Or sounds: a folder or an "
+            "archive.",
         ),
     ],
     split: Annotated[
@@ -125,6 +131,10 @@ def data(
     With --out, the images are cropped, resized, converted, deduplicated and split, and written to a
     new data set with dataset.json, the labels as NVIDIA's dataset tool writes them.
 
+    The report on sounds lists their lengths, rates and formats, and those that are silent, clipped,
+    duplicates or damaged. Sounds are not prepared: data.sound in the recipe of a training fits
+    them.
+
     Example: ganymede data photos/
 
     Example: ganymede data photos/ --out photos128.zip --resolution 128 --deduplicate near
@@ -132,7 +142,7 @@ def data(
     """
     from service.runtime.files import replacing
     from service.runtime.progress import stage_progress
-    from training.data.datasets import KNOWN_DATASETS, class_names, locate_dataset
+    from training.data.datasets import KNOWN_DATASETS, locate_dataset
     from training.data.inspection.contact_sheet import contact_sheet, sheet_file
     from training.data.inspection.report import report_on
     from training.data.inspection.scan import scan
@@ -144,7 +154,8 @@ def data(
     )
     from training.data.preparation.selection import select
     from training.data.preparation.writing import check_out, preparation_lines, write_prepared
-    from training.data.sources import DataError, open_splits
+    from training.data.sources import hold_sounds
+    from training.data.sources.media import IMAGES
     from training.evaluation.report.terminal import print_line, print_section
 
     location = locate_dataset(path) if path in KNOWN_DATASETS and not Path(path).exists() else path
@@ -169,11 +180,11 @@ def data(
     elif archive or options != PreparationOptions():
         raise PreparationError("options that change the images need --out, where they are written")
     selected = None if classes is None else [name for name in classes.split(",") if name]
-    sources = open_splits(location, split, selected)
-    if split is not None and not sources[split].splits:
-        raise DataError(f"--split {split}: {path} has no splits")
-    for source in sources.values():
-        source.class_names = class_names(path, source.class_names)
+    if hold_sounds(location):
+        unsupported = {"--out": out, "--sheet": sheet}
+        _report_sounds(path, location, split, selected, unsupported, as_json=as_json)
+        return
+    sources = _open(path, location, split, selected, IMAGES)
     sheet_path = sheet_file(sheet, location)
     record = None
     with stage_progress() as show:
@@ -207,7 +218,51 @@ def data(
         print_line(f"{out}: {record['images']:,} images ({shares})")
 
 
-def _section(report: DataReport) -> Section:
+def _open(
+    path: str, location: Path | str, split: str | None, classes: Sequence[str] | None, media: Media
+) -> dict[str, ImageSource]:
+    """Open all splits of the data, or one. Raises DataError."""
+    from training.data.datasets import class_names
+    from training.data.sources import DataError, open_splits
+
+    sources = open_splits(location, split, classes, media)
+    if split is not None and not sources[split].splits:
+        raise DataError(f"--split {split}: {path} has no splits")
+    for source in sources.values():
+        source.class_names = class_names(path, source.class_names)
+    return sources
+
+
+def _report_sounds(
+    path: str,
+    location: Path | str,
+    split: str | None,
+    classes: Sequence[str] | None,
+    unsupported: Mapping[str, Path | None],
+    *,
+    as_json: bool,
+) -> None:
+    """Print the report on sounds. Raises DataError, also for `unsupported` options."""
+    from service.runtime.progress import stage_progress
+    from training.data.inspection.sounds import report_on_sounds, scan_sounds
+    from training.data.sources import DataError
+    from training.data.sources.media import SOUNDS
+    from training.evaluation.report.terminal import print_section
+
+    for option, value in unsupported.items():
+        if value is not None:
+            raise DataError(f"{option} is for images, and {path} holds sounds")
+    sources = _open(path, location, split, classes, SOUNDS)
+    with stage_progress() as show:
+        scan = scan_sounds(sources, lambda done, total: show("reading sounds", done, total))
+    report = report_on_sounds(path, sources, scan)
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+    else:
+        print_section(_section(report, "sounds"))
+
+
+def _section(report: DataReport | SoundReport, noun: str = "images") -> Section:
     from training.evaluation.report.document import Note, Section, Table
 
     parts: list[Note | Table] = []
@@ -222,7 +277,7 @@ def _section(report: DataReport) -> Section:
         if len(names) > _MAX_ROWS:
             rows.append([f"… {len(names) - _MAX_ROWS:,} more", *("" for _ in splits)])
         rows.append(["all", *(f"{total:,}" for total in totals)])
-        heads = splits if report.has_splits else ["images"]
+        heads = splits if report.has_splits else [noun]
         parts.append(Table(["class", *heads], rows))
     parts += [Note(f"{title}: {text}") for title, text in report.properties()]
     parts += [Note(line, is_warning=True) for line in report.warnings()]

@@ -15,7 +15,7 @@ from training.data.findings import (
     skipped_lines,
 )
 from training.data.inspection.duplicates import exact_groups, near_groups
-from training.data.inspection.scan import Scan, ScannedImage
+from training.data.inspection.scan import Failures, Scan, ScannedFile, ScannedImage
 from training.data.sources.source import DataError, ImageSource
 
 # Groups of duplicates, and sizes, that are shown; further ones are counted.
@@ -52,27 +52,22 @@ class DataReport:
     def summary(self) -> str:
         """Return the numbers of images, classes and splits in one line."""
         count = len(self.scan.images)
-        text = f"{self.location}: {count:,} image{'s' * (count != 1)}"
-        if self.class_names:
-            text += f" in {len(self.class_names):,} class{'es' * (len(self.class_names) != 1)}"
-        if self.has_splits:
-            text += f", {len(self.counts)} split{'s' * (len(self.counts) != 1)}"
-        return text
+        return summary_line(self.location, "image", count, self.class_names, self.counts)
 
     def properties(self) -> list[tuple[str, str]]:
         """Return what is the case for how many images: sizes, modes, formats, frames."""
         images = self.scan.images
         sizes = Counter((image.width, image.height) for image in images)
-        rows = [("size", _shares(sizes, lambda size: f"{size[0]}×{size[1]}"))]
+        rows = [("size", shares(sizes, lambda size: f"{size[0]}×{size[1]}"))]
         if len(sizes) > 1:
             low = min(images, key=lambda image: min(image.width, image.height))
             high = max(images, key=lambda image: image.width * image.height)
             extremes = [f"{each.width}×{each.height} ({image_name(each)})" for each in (low, high)]
             rows.append(("smallest, largest", ", ".join(extremes)))
-        rows.append(("mode", _shares(Counter(image.mode for image in images))))
+        rows.append(("mode", shares(Counter(image.mode for image in images))))
         formats = Counter(image.format for image in images if image.format)
         if formats:
-            rows.append(("format", _shares(formats)))
+            rows.append(("format", shares(formats)))
         return rows
 
     def warnings(self) -> list[str]:
@@ -85,39 +80,33 @@ class DataReport:
         frames = [image for image in images if image.frames > 1]
         if frames:
             lines.append(
-                f"{_first(frames)} {_has(frames)} several frames or pages, and only the first one "
-                "is read"
+                f"{first_of(frames)} {have(frames)} several frames or pages, and only the first "
+                "one is read"
             )
         lines += scaled_lines([image_name(image) for image in images if image.scaled])
         uniform = [image for image in images if image.appearance.hash is None]
         if uniform:
-            lines.append(f"{_first(uniform)} {_has(uniform)} almost a single color")
-        lines += _group_lines("exact duplicates", self.exact)
-        lines += _group_lines("near duplicates", self.near)
-        across = [group for group in (*self.exact, *self.near) if _splits(group) > 1]
-        lines += _group_lines("the same image in several splits", across)
-        contradicting = [group for group in self.exact if _labels(group) > 1]
-        lines += _group_lines("the same image in several classes", contradicting)
-        failed = {**self.scan.corrupt, **self.scan.unreadable}
-        lines += skipped_lines([f"{_named(*key)}: {reason}" for key, reason in failed.items()])
+            lines.append(f"{first_of(uniform)} {have(uniform)} almost a single color")
+        lines += group_lines("exact duplicates", self.exact)
+        lines += group_lines("near duplicates", self.near)
+        across = [group for group in (*self.exact, *self.near) if splits_in(group) > 1]
+        lines += group_lines("the same image in several splits", across)
+        contradicting = [group for group in self.exact if labels_in(group) > 1]
+        lines += group_lines("the same image in several classes", contradicting)
+        failed = self.scan.failed
+        lines += skipped_lines([f"{file_name(*key)}: {why}" for key, why in failed.items()])
         return [*lines, *ignored_lines(self.ignored)]
 
     def to_json(self) -> dict[str, Any]:
         """Return the whole report, with every name."""
         images = self.scan.images
-        across = [group for group in (*self.exact, *self.near) if _splits(group) > 1]
-        contradicting = [group for group in self.exact if _labels(group) > 1]
+        across = [group for group in (*self.exact, *self.near) if splits_in(group) > 1]
+        contradicting = [group for group in self.exact if labels_in(group) > 1]
         return {
             "path": self.location,
             "images": len(images),
             "classes": list(self.class_names),
-            "splits": {
-                split or "all": {
-                    "images": sum(counts.values()),
-                    "by_class": dict(counts) if self.class_names else {},
-                }
-                for split, counts in self.counts.items()
-            },
+            "splits": splits_json("images", self.class_names, self.counts),
             "has_splits": self.has_splits,
             "sizes": [
                 {"width": width, "height": height, "images": count}
@@ -134,12 +123,12 @@ class DataReport:
             "single_color": [
                 image_name(image) for image in images if image.appearance.hash is None
             ],
-            "exact_duplicates": _names(self.exact),
-            "near_duplicates": _names(self.near),
-            "duplicates_across_splits": _names(across),
-            "duplicates_across_classes": _names(contradicting),
-            "corrupt": {_named(*key): reason for key, reason in self.scan.corrupt.items()},
-            "unreadable": {_named(*key): reason for key, reason in self.scan.unreadable.items()},
+            "exact_duplicates": group_names(self.exact),
+            "near_duplicates": group_names(self.near),
+            "duplicates_across_splits": group_names(across),
+            "duplicates_across_classes": group_names(contradicting),
+            "corrupt": {file_name(*key): reason for key, reason in self.scan.corrupt.items()},
+            "unreadable": {file_name(*key): reason for key, reason in self.scan.unreadable.items()},
             "ignored": dict(self.ignored),
             "notes": list(self.notes),
             "warnings": self.warnings(),
@@ -151,9 +140,7 @@ def report_on(location: str, sources: Mapping[str, ImageSource], scan: Scan) -> 
 
     Raises DataError if no image can be read.
     """
-    labeled = [source for source in sources.values() if source.labels is not None]
-    # The splits may have different classes beside those of the training split.
-    class_names = list(dict.fromkeys(name for source in labeled for name in source.class_names))
+    class_names = classes_of(sources)
     numbers = {name: number for number, name in enumerate(class_names)}
     images = [
         image
@@ -161,41 +148,94 @@ def report_on(location: str, sources: Mapping[str, ImageSource], scan: Scan) -> 
         else replace(image, label=numbers[sources[image.split].class_names[image.label]])
         for image in scan.images
     ]
-    if not images:
-        (split, name), why = next(iter({**scan.corrupt, **scan.unreadable}.items()))
-        failed = len(scan.corrupt) + len(scan.unreadable)
+    check_readable(location, "images", images, scan)
+    ignored, notes = findings_of(sources)
+    appearances = [image.appearance for image in images]
+    return DataReport(
+        location=location,
+        class_names=class_names,
+        counts=counts_of(sources, images, class_names),
+        scan=Scan(scan.corrupt, scan.unreadable, images),
+        exact=[[images[i] for i in group] for group in exact_groups(appearances)],
+        near=[[images[i] for i in group] for group in near_groups(appearances)],
+        ignored=ignored,
+        notes=notes,
+    )
+
+
+def classes_of(sources: Mapping[str, ImageSource]) -> list[str]:
+    """Return the classes of all splits, which may have others than the training split."""
+    labeled = [source for source in sources.values() if source.labels is not None]
+    return list(dict.fromkeys(name for source in labeled for name in source.class_names))
+
+
+def check_readable(
+    location: str, noun: str, files: Sequence[ScannedFile], failures: Failures
+) -> None:
+    """Raise DataError if no file can be read."""
+    if not files:
+        (split, name), why = next(iter(failures.failed.items()))
         raise DataError(
-            f"none of {failed:,} images of {location} can be read; first: "
-            f"{_named(split, name)}: {why}"
+            f"none of {len(failures.failed):,} {noun} of {location} can be read; first: "
+            f"{file_name(split, name)}: {why}"
         )
+
+
+def counts_of(
+    sources: Mapping[str, ImageSource], files: Sequence[ScannedFile], class_names: Sequence[str]
+) -> dict[str, Mapping[str, int]]:
+    """Return the number of files by split and class, whose labels index `class_names`."""
     counts: dict[str, Mapping[str, int]] = {}
     for split, source in sources.items():
-        labels = [image.label for image in images if image.split == split]
+        labels = [file.label for file in files if file.split == split]
         if source.labels is None:
             counts[split] = {"": len(labels)}
         else:
-            counts[split] = class_counts(
-                class_names, [label for label in labels if label is not None]
-            )
+            known = [label for label in labels if label is not None]
+            counts[split] = class_counts(class_names, known)
+    return counts
+
+
+def findings_of(sources: Mapping[str, ImageSource]) -> tuple[dict[str, str], list[str]]:
+    """Return what was left out of all splits, with the reason, and the notes, each once."""
     ignored: dict[str, str] = {}
     notes: dict[str, None] = {}
     for source in sources.values():
         ignored |= source.ignored
         notes |= dict.fromkeys(source.notes)
-    appearances = [image.appearance for image in images]
-    return DataReport(
-        location=location,
-        class_names=class_names,
-        counts=counts,
-        scan=Scan(images, scan.corrupt, scan.unreadable),
-        exact=[[images[i] for i in group] for group in exact_groups(appearances)],
-        near=[[images[i] for i in group] for group in near_groups(appearances)],
-        ignored=ignored,
-        notes=list(notes),
-    )
+    return ignored, list(notes)
 
 
-def _group_lines(title: str, groups: Sequence[Sequence[ScannedImage]]) -> list[str]:
+def summary_line(
+    location: str,
+    noun: str,
+    count: int,
+    class_names: Sequence[str],
+    counts: Mapping[str, object],
+) -> str:
+    """Return the numbers of files, classes and splits in one line."""
+    text = f"{location}: {count:,} {noun}{'s' * (count != 1)}"
+    if class_names:
+        text += f" in {len(class_names):,} class{'es' * (len(class_names) != 1)}"
+    if "" not in counts:
+        text += f", {len(counts)} split{'s' * (len(counts) != 1)}"
+    return text
+
+
+def splits_json(
+    noun: str, class_names: Sequence[str], counts: Mapping[str, Mapping[str, int]]
+) -> dict[str, Any]:
+    """Return the numbers of files by split and class as a JSON object."""
+    return {
+        split or "all": {
+            noun: sum(by_class.values()),
+            "by_class": dict(by_class) if class_names else {},
+        }
+        for split, by_class in counts.items()
+    }
+
+
+def group_lines(title: str, groups: Sequence[Sequence[ScannedFile]]) -> list[str]:
     """Return one line that counts groups of duplicates and names the first ones."""
     if not groups:
         return []
@@ -205,15 +245,15 @@ def _group_lines(title: str, groups: Sequence[Sequence[ScannedImage]]) -> list[s
     return [f"{title}: {surplus:,}, {shown}{more}"]
 
 
-def _splits(group: Sequence[ScannedImage]) -> int:
+def splits_in(group: Sequence[ScannedFile]) -> int:
     return len({image.split for image in group})
 
 
-def _labels(group: Sequence[ScannedImage]) -> int:
+def labels_in(group: Sequence[ScannedFile]) -> int:
     return len({image.label for image in group})
 
 
-def _shares(counts: Counter[Any], text: Any = str) -> str:
+def shares(counts: Counter[Any], text: Any = str) -> str:
     shown = [f"{text(value)} {count:,}" for value, count in counts.most_common(_MAX_SHOWN)]
     rest = list(counts.most_common())[_MAX_SHOWN:]
     if rest:
@@ -221,24 +261,24 @@ def _shares(counts: Counter[Any], text: Any = str) -> str:
     return ", ".join(shown)
 
 
-def _first(images: Sequence[ScannedImage]) -> str:
+def first_of(images: Sequence[ScannedFile]) -> str:
     more = len(images) - 1
     return image_name(images[0]) + (f" and {more:,} more" if more else "")
 
 
-def _has(images: Sequence[ScannedImage]) -> str:
+def have(images: Sequence[ScannedFile]) -> str:
     return "have" if len(images) > 1 else "has"
 
 
-def image_name(image: ScannedImage) -> str:
+def image_name(image: ScannedFile) -> str:
     """Return the name of an image, which is different from that of all others."""
-    return _named(image.split, image.name)
+    return file_name(image.split, image.name)
 
 
-def _named(split: str, name: str) -> str:
+def file_name(split: str, name: str) -> str:
     """Return the name of an image, with its split where the name does not begin with it."""
     return name if not split or name.startswith(split) else f"{split}: {name}"
 
 
-def _names(groups: Iterable[Sequence[ScannedImage]]) -> list[list[str]]:
+def group_names(groups: Iterable[Sequence[ScannedFile]]) -> list[list[str]]:
     return [[image_name(image) for image in group] for group in groups]

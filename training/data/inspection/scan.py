@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from PIL import Image
 
@@ -48,37 +48,76 @@ class ScannedImage:
     appearance: Appearance
 
 
-@dataclass
-class Scan:
-    """The images of all splits, in order, and those that cannot be read, with the reason.
+class ScannedFile(Protocol):
+    """What reports need of a readable image or sound."""
 
-    `corrupt` are image files that cannot be decoded, `unreadable` those that the system or the
-    archive does not return. The keys are the split and the name.
+    @property
+    def split(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def label(self) -> int | None: ...
+
+
+@dataclass
+class Failures:
+    """Files that cannot be read, with the reason.
+
+    `corrupt` are files that cannot be decoded, `unreadable` those that the system or the archive
+    does not return. The keys are the split and the name.
     """
 
-    images: list[ScannedImage] = field(default_factory=list)
     corrupt: dict[tuple[str, str], str] = field(default_factory=dict)
     unreadable: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> dict[tuple[str, str], str]:
+        """All of them."""
+        return {**self.corrupt, **self.unreadable}
+
+    def add_failure(self, split: str, name: str, error: object) -> None:
+        """Add the file that raised `error`."""
+        assert isinstance(error, Exception)  # noqa: S101 - the type of `scanned`
+        kind = self.unreadable if isinstance(error, OSError) else self.corrupt
+        kind[split, name] = reason(error)
+
+
+@dataclass
+class Scan(Failures):
+    """The images of all splits, in order, and those that cannot be read."""
+
+    images: list[ScannedImage] = field(default_factory=list)
 
 
 def scan(sources: Mapping[str, ImageSource], progress: Progress | None = None) -> Scan:
     """Decode the images of all splits, which are `sources` by name, in several threads."""
     result = Scan()
+    for split, name, outcome in scanned(sources, _scan_image, progress):
+        if isinstance(outcome, ScannedImage):
+            result.images.append(outcome)
+        else:
+            result.add_failure(split, name, outcome)
+    return result
+
+
+def scanned(
+    sources: Mapping[str, ImageSource],
+    read: Callable[[str, ImageSource, int], T],
+    progress: Progress | None = None,
+) -> Iterator[tuple[str, str, T | Exception]]:
+    """Call `read` with each split, its source and row, in threads, and yield the results or errors.
+
+    Each one comes with the split and the name.
+    """
     total = sum(len(source.names) for source in sources.values())
     done = 0
     for split, source in sources.items():
-        outcomes = in_threads(partial(_scan_image, split, source), range(len(source.names)))
-        for row, outcome in enumerate(outcomes):
+        outcomes = in_threads(partial(read, split, source), range(len(source.names)))
+        for name, outcome in zip(source.names, outcomes, strict=True):
             done += 1
-            if isinstance(outcome, ScannedImage):
-                result.images.append(outcome)
-            elif isinstance(outcome, OSError):
-                result.unreadable[split, source.names[row]] = reason(outcome)
-            else:
-                result.corrupt[split, source.names[row]] = reason(outcome)
+            yield split, name, outcome
             if progress and (done % 32 == 0 or done == total):
                 progress(done, total)
-    return result
 
 
 def in_threads(function: Callable[[int], T], rows: Sequence[int]) -> Iterator[T | Exception]:

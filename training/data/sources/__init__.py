@@ -10,7 +10,7 @@ from training.data.sources.files import FileSource
 from training.data.sources.hugging_face import HuggingFaceSource
 from training.data.sources.idx import IDXSource
 from training.data.sources.layout import find_split
-from training.data.sources.media import IMAGES, Media
+from training.data.sources.media import IMAGES, SOUNDS, Media
 from training.data.sources.parquet import ParquetSource
 from training.data.sources.source import (
     DataError,
@@ -26,6 +26,7 @@ __all__ = [
     "ImageSource",
     "MissingSplit",
     "SourceSubset",
+    "hold_sounds",
     "name_hash",
     "open_source",
     "open_splits",
@@ -109,3 +110,22 @@ def open_splits(
         name: first if name == training else open_source(path, name, classes, media)
         for name in names
     }
+
+
+def hold_sounds(path: Path | str) -> bool:
+    """Return whether the data at `path` are sounds without images."""
+    if str(path).startswith("hub:") or not Path(path).expanduser().exists():
+        return False
+    try:
+        open_source(path)
+    except MissingSplit:
+        return False
+    except DataError:
+        try:
+            open_source(path, media=SOUNDS)
+        except MissingSplit:
+            return True
+        except DataError:
+            return False
+        return True
+    return False

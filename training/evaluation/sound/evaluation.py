@@ -125,7 +125,7 @@ def evaluate_sounds(
                 "real": _distance(classifier, real_features[some], real.training),
                 "samples": count,
                 "real_samples": count,
-                "note": f"real: {count:,} of {real.held_out_note}",
+                "note": f"real: {count:,} of {len(real.held_out):,} held-out sounds",
             }
         )
     )
