@@ -1,8 +1,11 @@
 """Jobs of audio: the command writes folders and tar files, the service the same files."""
 
+import contextlib
 import functools
 import io
 import json
+import signal
+import subprocess
 import tarfile
 import time
 
@@ -17,7 +20,8 @@ from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.drawn_models import CLASSES
 from tests.support.output_models import AUDIO
-from tests.support.sampling import read_metadata, run_sample
+from tests.support.sampling import read_files, read_metadata, run_sample
+from tests.support.servers import ganymede, serving, wait_until, wait_until_ready, worker_of
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +103,85 @@ def test_job_over_http_has_the_files_of_the_command(output_server, sample, tmp_p
         content = client.get(tar["url"]).content
     sample(AUDIO, tmp_path / "out", "--count", "3", "--format", "webdataset", "--audio", "flac")
     assert content == (tmp_path / "out" / tar["name"]).read_bytes()
+
+
+def finished(client, url) -> dict:
+    """Wait for a job that may be resumed, and return it."""
+    deadline = time.monotonic() + 240
+    while True:
+        response = client.get(url)
+        if response.status_code == 200 and response.json()["state"] not in ("queued", "running"):
+            return response.json()
+        assert time.monotonic() < deadline, response.text
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("layout", "kind"), [("folder", "wav"), ("folder", "npy"), ("webdataset", "flac")]
+)
+def test_killed_command_resumes_with_the_same_output(
+    sample, output_repository, tmp_path, layout, kind
+):
+    flags = ("--count", "1500", "--shard-size", "25", "--format", layout, "--audio", kind)
+    sample(AUDIO, tmp_path / "whole", *flags)
+    out = tmp_path / "killed"
+    shards = out / ".ganymede" / "shards"
+    done = []
+    for _ in range(3):
+        command = ganymede("sample", AUDIO, "--models", output_repository, "--out", out, *flags)
+        before = len(list(shards.glob("*.jsonl")))
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(
+            lambda process=process, before=before: (
+                len(list(shards.glob("*.jsonl"))) > before + 1 or process.poll() is not None
+            )
+        )
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "the job ended before it was killed"
+        done.append(len(list(shards.glob("*.jsonl"))))
+    # Every process continued where the last one was killed, and none was near the end.
+    assert done == sorted(set(done))
+    assert done[-1] < 60
+    sample(AUDIO, out, *flags)
+    assert read_files(out) == read_files(tmp_path / "whole")
+    assert [record["seed"] for record in read_metadata(out)] == list(range(1500))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stops_server", [False, True])
+def test_stopped_job_over_http_resumes_with_the_same_files(
+    sample, output_repository, tmp_path, stops_server
+):
+    body = {
+        "model": AUDIO,
+        "count": 6000,
+        "shard_size": 50,
+        "format": "webdataset",
+        "audio": "flac",
+    }
+    env = {"GANYMEDE_JOBS": str(tmp_path / "jobs")}
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(serving(output_repository, env=env))
+        client = stack.enter_context(server.client())
+        url = client.post("/v1/jobs", json=body).headers["location"]
+        wait_until(lambda: client.get(url).json()["images"] >= 100)
+        assert client.get(url).json()["state"] == "running"
+        if stops_server:
+            stack.close()
+            server = stack.enter_context(serving(output_repository, env=env))
+            client = stack.enter_context(server.client())
+        else:
+            worker_of(server).kill()
+            time.sleep(0.5)
+            wait_until_ready(server)
+        job = finished(client, url)
+        assert (job["state"], job["images"]) == ("done", 6000)
+        files = {each["name"]: client.get(each["url"]).content for each in job["files"]}
+    flags = ("--count", "6000", "--shard-size", "50", "--format", "webdataset", "--audio", "flac")
+    sample(AUDIO, tmp_path / "whole", *flags)
+    whole = read_files(tmp_path / "whole")
+    tars = [name for name in whole if name.endswith(".tar")]
+    assert len(tars) == 120
+    for name in tars:
+        assert files[name] == whole[name], name
