@@ -63,14 +63,41 @@ def gap_of(log: Sequence[Mapping[str, Any]], pretrain_images: int, adversarial_f
     )
 
 
+@dataclass(frozen=True)
+class CurvePoint:
+    """Likelihoods after `images` sequences: mean and standard deviation over the runs."""
+
+    images: int
+    oracle_nll: tuple[float, float]
+    held_out_nll: tuple[float, float]
+
+
+def curve_of(logs: Sequence[Sequence[Mapping[str, Any]]], from_images: int) -> list[CurvePoint]:
+    """Return the points from `from_images` on that all of the runs were measured at."""
+    measured = [
+        {e["images"]: (e["oracle_nll"], e["held_out_nll"]) for e in log if "oracle_nll" in e}
+        for log in logs
+    ]
+    common = set.intersection(*(set(points) for points in measured))
+    curve = []
+    for images in sorted(each for each in common if each >= from_images):
+        oracle, held_out = zip(*(points[images] for points in measured), strict=True)
+        curve.append(CurvePoint(images, _spread(oracle), _spread(held_out)))
+    return curve
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
 def main(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...")] = None,
     out: Annotated[Path, typer.Option(help="The folder of the runs.")] = Path("runs/oracle"),
     seed: Annotated[list[int] | None, typer.Option(help="Seeds.  [default: 0, 1, 2]")] = None,
     only_report: Annotated[bool, typer.Option("--only-report", help="Train nothing.")] = False,
 ) -> None:
-    """Train the seeds and print a table."""
-    gaps = []
+    """Train the seeds and print a table, and the curve of the adversarial phase."""
+    gaps, logs, begin = [], [], 0
     print("seed  ML last  ML lowest  adversarial last  lowest  gain   held-out ML  adversarial")
     for number in seed or [0, 1, 2]:
         recipe = load_recipe(_RECIPE, [*(overrides or []), f"train.seed={number}"])
@@ -79,16 +106,24 @@ def main(
             train(recipe, run)
         game = run.recipe().game
         assert isinstance(game, TextOptions)
-        gap = gap_of(run.read_log(), game.pretrain_images, game.adversarial_from)
+        log, begin = run.read_log(), game.adversarial_from
+        gap = gap_of(log, game.pretrain_images, begin)
         gaps.append(gap)
+        logs.append(log)
         print(
             f"{number:4}  {gap.last_pretrained:7.3f}  {gap.lowest_pretrained:9.3f}  "
             f"{gap.last:16.3f}  {gap.lowest:6.3f}  {gap.gain:+.3f}  {gap.held_out_pretrained:11.3f}"
             f"  {gap.held_out:11.3f}"
         )
-    gains = [gap.gain for gap in gaps]
-    spread = f" ± {statistics.stdev(gains):.3f}" if len(gains) > 1 else ""
-    print(f"gain: {statistics.mean(gains):+.3f}{spread} nats per token over {len(gains)} seeds")
+    print("\nsequences in the adversarial phase   oracle NLL        held-out NLL")
+    for point in curve_of(logs, begin):
+        (oracle, oracle_sd), (held_out, held_out_sd) = point.oracle_nll, point.held_out_nll
+        print(
+            f"{point.images - begin:34,}   {oracle:.3f} ± {oracle_sd:.3f}   "
+            f"{held_out:.3f} ± {held_out_sd:.3f}"
+        )
+    mean, deviation = _spread([gap.gain for gap in gaps])
+    print(f"gain: {mean:+.3f} ± {deviation:.3f} nats per token over {len(gaps)} seeds")
 
 
 if __name__ == "__main__":

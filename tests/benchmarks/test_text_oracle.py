@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.text_oracle import gap_of
+from benchmarks.text_oracle import curve_of, gap_of
 
 LOG = [
     {"images": 10, "oracle_nll": 5.0, "held_out_nll": 4.0},
@@ -25,3 +25,11 @@ def test_phases_are_separated():
 def test_run_without_the_adversarial_phase_is_refused():
     with pytest.raises(ValueError, match="has not reached its adversarial phase"):
         gap_of(LOG[:4], 30, 40)
+
+
+def test_curve_has_the_points_of_all_runs():
+    higher = [entry | {"oracle_nll": entry["oracle_nll"] + 2} for entry in LOG if len(entry) == 3]
+    first, *_, last = curve_of([LOG, higher[:-1]], 40)
+    assert (first.images, last.images) == (40, 50)
+    assert first.oracle_nll == pytest.approx((5.6, 2**0.5))
+    assert first.held_out_nll == pytest.approx((3.9, 0))
