@@ -18,6 +18,8 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.data.sources import DataError
 from training.evaluation.features.classifier import ClassifierSettings
 from training.evaluation.metrics.class_accuracy import CLASS_ACCURACY, measure_class_accuracy
+from training.evaluation.text.evaluation import negative_log_likelihood
+from training.evaluation.text.targets import open_text_target
 from training.recipe.loading import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -95,6 +97,24 @@ def test_published_class_accuracy_is_reproduced():
             continue
         measured = measure_class_accuracy(folder, data, samples=500, settings=quick)
         assert measured.accuracy == pytest.approx(published.value, abs=0.08)
+
+
+def test_published_likelihood_of_texts_is_reproduced():
+    folders = [folder for folder in SHIPPED if read_manifest(folder).text]
+    assert folders
+    for folder in folders:
+        (published,) = [
+            figure.value
+            for figure in read_manifest(folder).quality
+            if figure.metric == "NLL, adversarial, temperature 1"
+        ]
+        try:
+            target = open_text_target(str(folder), ROOT / "models")
+        except DataError as error:
+            warnings.warn(f"{folder.parent.name} is not measured: {error}", stacklevel=1)
+            continue
+        measured = negative_log_likelihood(target.generators[0], target.data.held_out)
+        assert measured == pytest.approx(published, rel=1e-4)
 
 
 def test_standard_files_exist():

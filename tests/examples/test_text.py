@@ -1,5 +1,6 @@
-"""The examples of docs/text.md and docs/text-to-image.md run, with small models of their names."""
+"""The examples of docs/text.md run with the included model, the others with small models."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,6 @@ from service.runtime.models.manifest import read_manifest
 from tests.support.documentation import Session, blocks
 from tests.support.output_models import (
     ENCODER,
-    write_text,
     write_text_encoder,
     write_text_to_image,
 )
@@ -18,7 +18,7 @@ from tests.support.servers import serving
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     models = tmp_path_factory.mktemp("models")
-    write_text(models / "words" / "1")
+    shutil.copytree("models/seqgan-emoji", models / "seqgan-emoji")
     write_text_encoder(models / ENCODER / "1")
     digest = read_manifest(models / ENCODER / "1").digest
     write_text_to_image(models / "emoji" / "1", digest)
