@@ -8,7 +8,8 @@ Yu et al. 2017, arXiv:1609.05473, section 4. Every seed trains `seqgan-oracle`, 
 Two references stand beside the negative log-likelihood of samples under the oracle after the
 adversarial phase: the last and the lowest value of the maximum-likelihood phase. The lowest one was
 chosen among many evaluations, which favors maximum likelihood. A low value alone does not show a
-good generator: less diverse samples have it, too, so the likelihood of held-out data is reported.
+good generator: less diverse samples have it, too. Therefore the likelihood of held-out data is
+reported, and the maximum-likelihood generators at lower temperatures.
 """
 
 from __future__ import annotations
@@ -17,16 +18,24 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
+import torch
 import typer
+from torch.nn import functional as F
 
+from training.checkpoints import Checkpoint
+from training.data.text.oracle import Oracle
+from training.games.text.generation import Sampler, inputs_of
 from training.games.text.options import TextOptions
+from training.networks.text.recurrent import RecurrentGenerator
 from training.recipe.loading import load_recipe
 from training.run import Run
 from training.trainer import train
 
 _RECIPE = "seqgan-oracle"
+_TEMPERATURES = (1.0, 0.95, 0.9, 0.8)
+_SAMPLES = 2_000
 
 
 @dataclass(frozen=True)
@@ -86,8 +95,33 @@ def curve_of(logs: Sequence[Sequence[Mapping[str, Any]]], from_images: int) -> l
     return curve
 
 
+def at_temperature(run: Run, temperature: float) -> tuple[float, float]:
+    """Return the oracle's NLL of samples of a run's maximum-likelihood generator, and that of
+    held-out data under the generator, in nats per token.
+    """
+    recipe = run.recipe()
+    game = recipe.game
+    assert isinstance(game, TextOptions)
+    assert game.oracle is not None
+    generator = cast("RecurrentGenerator", recipe.build_generator()).eval()
+    generator.load_state_dict(Checkpoint.load(run.checkpoint_path).game["pretrained"])
+    oracle = Oracle(game.oracle)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        generator.output.weight /= temperature
+        generator.output.bias /= temperature
+        torch.manual_seed(0)
+        samples = Sampler(generator, game.tokens, game.length, ends=False).sample(_SAMPLES)
+        held_out = torch.from_numpy(oracle.data().held_out)
+        nll = F.cross_entropy(generator(inputs_of(held_out)).flatten(0, 1), held_out.flatten())
+    return oracle.negative_log_likelihood(samples), float(nll)
+
+
 def _spread(values: Sequence[float]) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _row(*spreads: tuple[float, float]) -> str:
+    return "   ".join(f"{mean:.3f} ± {deviation:.3f}" for mean, deviation in spreads)
 
 
 def main(
@@ -96,8 +130,8 @@ def main(
     seed: Annotated[list[int] | None, typer.Option(help="Seeds.  [default: 0, 1, 2]")] = None,
     only_report: Annotated[bool, typer.Option("--only-report", help="Train nothing.")] = False,
 ) -> None:
-    """Train the seeds and print a table, and the curve of the adversarial phase."""
-    gaps, logs, begin = [], [], 0
+    """Train the seeds and print the gains, the curve and the temperatures."""
+    gaps, logs, runs, begin = [], [], [], 0
     print("seed  ML last  ML lowest  adversarial last  lowest  gain   held-out ML  adversarial")
     for number in seed or [0, 1, 2]:
         recipe = load_recipe(_RECIPE, [*(overrides or []), f"train.seed={number}"])
@@ -110,6 +144,7 @@ def main(
         gap = gap_of(log, game.pretrain_images, begin)
         gaps.append(gap)
         logs.append(log)
+        runs.append(run)
         print(
             f"{number:4}  {gap.last_pretrained:7.3f}  {gap.lowest_pretrained:9.3f}  "
             f"{gap.last:16.3f}  {gap.lowest:6.3f}  {gap.gain:+.3f}  {gap.held_out_pretrained:11.3f}"
@@ -117,11 +152,13 @@ def main(
         )
     print("\nsequences in the adversarial phase   oracle NLL        held-out NLL")
     for point in curve_of(logs, begin):
-        (oracle, oracle_sd), (held_out, held_out_sd) = point.oracle_nll, point.held_out_nll
-        print(
-            f"{point.images - begin:34,}   {oracle:.3f} ± {oracle_sd:.3f}   "
-            f"{held_out:.3f} ± {held_out_sd:.3f}"
+        print(f"{point.images - begin:34,}   {_row(point.oracle_nll, point.held_out_nll)}")
+    print("\nmaximum likelihood at temperature    oracle NLL        held-out NLL")
+    for temperature in _TEMPERATURES:
+        oracle_nll, held_out_nll = zip(
+            *(at_temperature(run, temperature) for run in runs), strict=True
         )
+        print(f"{temperature:34}   {_row(_spread(oracle_nll), _spread(held_out_nll))}")
     mean, deviation = _spread([gap.gain for gap in gaps])
     print(f"gain: {mean:+.3f} ± {deviation:.3f} nats per token over {len(gaps)} seeds")
 
