@@ -98,7 +98,7 @@ class Settings(BaseSettings):
         "does not become ready.",
     )
     max_images: Annotated[int, Field(gt=0, le=10_000)] = Field(
-        default=256, description="Images per request; more get 422."
+        default=256, description="Images, sounds or texts per request; more get 422."
     )
     max_frames: Annotated[int, Field(ge=2, le=10_000)] = Field(
         default=600, description="Frames per interpolation; more get 422."
@@ -266,11 +266,12 @@ class Settings(BaseSettings):
         default=20, description="Jobs of an API key that wait or run; more get 429."
     )
     max_job_images: Annotated[int, Field(gt=0)] = Field(
-        default=1_000_000, description="Images per job; more get 422."
+        default=1_000_000, description="Images, sounds or texts per job; more get 422."
     )
     max_job_pixels: Annotated[int, Field(gt=0)] = Field(
         default=2**42,
-        description="Pixels that a job may generate and resize to; more get 422.",
+        description="Pixels that a job may generate and resize to, or the cost of its sounds or "
+        "texts; more get 422.",
     )
     max_resized_pixels: Annotated[int, Field(gt=0)] = Field(
         default=2**24, description="Pixels to which a job may resize an image; more get 422."

@@ -284,7 +284,7 @@ class RequestExecution:
                     tracer.add_job_spans(current.span, job, role, self._engine.clock)
 
     def _late(self) -> DeadlineExceeded:
-        return DeadlineExceeded(f"the images were not finished within {self._seconds:g} s")
+        return DeadlineExceeded(f"the output was not finished within {self._seconds:g} s")
 
     async def _wait(self, working: Future[T]) -> T:
         # Most work is done by then.

@@ -59,7 +59,7 @@ def generate_sources(
     The other fields apply to every image that does not override them. Raises InvalidRequest.
     """
     lists = {"seeds": seeds, "z": z, "w": w, "images": images}
-    prefix, items = _listed_sources(n, seed, lists, max_images)
+    prefix, items = _listed_sources(manifest, n, seed, lists, max_images)
     classes = _per_image(class_, len(items), "class")
     truncations = _per_image(truncation, len(items), "truncation")
     parser = SourceParser(manifest)
@@ -97,12 +97,12 @@ def class_sources(
     weights: list[ClassWeights]
     if blend is not None:
         total = n or 1
-        _assert_at_most(total, max_images, "n")
+        assert_at_most(total, max_images, "n", manifest)
         weights = [parser.blend(blend, "blend")] * total
     else:
         counts = classes or dict.fromkeys(names, per_class or 0)
         total = sum(counts.values())
-        _assert_at_most(total, max_images, "classes")
+        assert_at_most(total, max_images, "classes", manifest)
         weights = [
             {parser.class_index(name, "classes"): 1.0}
             for name, count in counts.items()
@@ -342,7 +342,11 @@ def job_size(size: tuple[int, int] | None, image: ImageFormat) -> tuple[int, int
 
 
 def _listed_sources(
-    n: int | None, seed: int | None, lists: Mapping[str, Sequence[Any] | None], max_images: int
+    manifest: Manifest,
+    n: int | None,
+    seed: int | None,
+    lists: Mapping[str, Sequence[Any] | None],
+    max_images: int,
 ) -> tuple[str, list[SourceFields]]:
     """Return the source fields of each image, and the name of their field.
 
@@ -354,7 +358,7 @@ def _listed_sources(
         raise InvalidRequest(names[1], f"give {names[0]} or {names[1]}, not both")
     if names in ([], ["seed"]):
         count = n or 1
-        _assert_at_most(count, max_images, "n")
+        assert_at_most(count, max_images, "n", manifest)
         return "", [SourceFields(each) for each in consecutive_seeds(seed, count)]
     (name,) = names
     values = options[name]
@@ -385,9 +389,11 @@ def _per_image(value: Any, count: int, field: str) -> Sequence[Any]:
     return value
 
 
-def _assert_at_most(count: int, max_images: int, field: str) -> None:
-    if count > max_images:
-        raise InvalidRequest(field, f"expected at most {max_images} images, got {count}")
+def assert_at_most(count: int, maximum: int, field: str, manifest: Manifest) -> None:
+    """Raise InvalidRequest if a request is for more outputs of a model than the maximum."""
+    if count > maximum:
+        kind = manifest.output.kind
+        raise InvalidRequest(field, f"expected at most {maximum} {kind}, got {count}")
 
 
 def consecutive_seeds(first: int | None, count: int) -> Sequence[int]:

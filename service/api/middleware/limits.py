@@ -234,7 +234,7 @@ def describe(document: MutableMapping[str, Any], settings: Settings) -> None:
         else "none, except for keys with a limit"
     )
     rows = {
-        "images per request": f"{settings.max_images:,}",
+        "images, sounds or texts per request": f"{settings.max_images:,}",
         "frames per interpolation": f"{settings.max_frames:,}",
         "body": f"{settings.max_body_bytes:,} bytes, within {settings.body_timeout_s:g} s",
         "request line and headers": f"{settings.max_header_bytes:,} bytes",

@@ -52,7 +52,7 @@ def text_sources(
             "max_length", f"expected 1 to {limit} {vocabulary.spec.unit}s, got {max_length}"
         )
     tokens = prefix_tokens(manifest, vocabulary, prefix)
-    numbers = _seeds(n, seed, seeds, max_texts)
+    numbers = _seeds(manifest, n, seed, seeds, max_texts)
     return [TextSource(each, max_length or limit, temperature, tokens) for each in numbers]
 
 
@@ -101,11 +101,7 @@ def prompt_sources(
     count: int | None = None
     if n is not None or seeds is None or is_list:
         count = len(prompts) * (n or 1)
-        if count > max_images:
-            raise InvalidRequest(
-                "n" if n else "prompt",
-                f"expected at most {max_images} images, got {count}",
-            )
+        requests.assert_at_most(count, max_images, "n" if n else "prompt", manifest)
     sources = requests.generate_sources(
         manifest, max_images=max_images, n=count, seed=seed, seeds=seeds, truncation=truncation
     )
@@ -138,7 +134,11 @@ def check_prompt(prompt: str, field: str) -> None:
 
 
 def _seeds(
-    n: int | None, seed: int | None, seeds: Sequence[int] | None, maximum: int
+    manifest: Manifest,
+    n: int | None,
+    seed: int | None,
+    seeds: Sequence[int] | None,
+    maximum: int,
 ) -> Sequence[int]:
     if seeds is not None:
         if seed is not None:
@@ -151,6 +151,7 @@ def _seeds(
             raise InvalidRequest("seeds", f"expected seeds from 0 to {MAX_SEED}")
         return seeds
     count = 1 if n is None else n
-    if not 1 <= count <= maximum:
-        raise InvalidRequest("n", f"expected 1 to {maximum} texts, got {count}")
+    if count < 1:
+        raise InvalidRequest("n", f"expected at least 1, got {count}")
+    requests.assert_at_most(count, maximum, "n", manifest)
     return requests.consecutive_seeds(seed, count)

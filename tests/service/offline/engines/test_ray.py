@@ -13,7 +13,8 @@ from service.offline.shards import ShardBuilder
 from service.offline.stores import Store
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import Provider, plan_for
-from tests.support.sampling import messages, read_files
+from tests.support.output_models import CAPTIONED, TEXT_MODEL
+from tests.support.sampling import messages, read_files, run_sample
 
 ray = pytest.importorskip("ray")
 from ray._private import state  # noqa: E402 - the resources of one node have no public API
@@ -85,6 +86,26 @@ def test_command_starts_its_own_cluster(run, tmp_path):
     assert json.loads((tmp_path / "ray" / "summary.json").read_text())["images"] == 300
     # Of Ray's own messages few are left.
     assert len(messages(process.stderr)) <= 2, process.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_prompts_are_encoded_on_the_cluster(output_repository, tmp_path):
+    """The text encoder is sent with the model."""
+    (tmp_path / "prompts.txt").write_text("abc\n\nabcdefgh\n")
+    flags = ["--prompts", str(tmp_path / "prompts.txt"), "--count", "30", "--shard-size", "10"]
+    run_sample(output_repository, CAPTIONED, tmp_path / "ray", "--engine", "ray", *flags)
+    run_sample(output_repository, CAPTIONED, tmp_path / "local", *flags)
+    assert read_files(tmp_path / "ray") == read_files(tmp_path / "local")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_texts_are_the_same_on_the_cluster(output_repository, tmp_path):
+    flags = ["--count", "30", "--shard-size", "10", "--prefix", "ab"]
+    run_sample(output_repository, TEXT_MODEL, tmp_path / "ray", "--engine", "ray", *flags)
+    run_sample(output_repository, TEXT_MODEL, tmp_path / "local", *flags)
+    assert read_files(tmp_path / "ray") == read_files(tmp_path / "local")
 
 
 @pytest.mark.slow
