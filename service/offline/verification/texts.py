@@ -31,6 +31,10 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
+class NoTexts(CannotReproduce):
+    """The file is not JSON Lines with texts of Ganymede."""
+
+
 @dataclass(frozen=True)
 class TextReproduction:
     """A reproduced file of texts, compared with the original.
@@ -38,6 +42,7 @@ class TextReproduction:
     Attributes:
         regenerated: the content of the reproduced file.
         identical: whether the files are identical, byte for byte.
+        models: the models that the lines name, as ``name@version``.
         texts: the number of texts.
         different: the numbers of the lines that differ, from 1.
     """
@@ -45,6 +50,7 @@ class TextReproduction:
     file: Path
     regenerated: bytes
     identical: bool
+    models: tuple[str, ...]
     texts: int
     different: tuple[int, ...]
 
@@ -94,7 +100,7 @@ def reproduce_texts(file: Path, models: Path) -> TextReproduction:
     lines = content.removesuffix(b"\n").split(b"\n") if content else []
     records = [_record(file, number, line) for number, line in enumerate(lines, 1)]
     if not records:
-        raise CannotReproduce(f"{file} has no texts")
+        raise NoTexts(f"{file} has no texts")
     made: list[dict[str, Any]] = []
     for _, group in groupby(records, lambda record: [record[name] for name in _IDENTITY]):
         same = list(group)
@@ -106,21 +112,22 @@ def reproduce_texts(file: Path, models: Path) -> TextReproduction:
     regenerated = b"".join(map(record_line, made))
     pairs = enumerate(zip(records, made, strict=True), 1)
     different = [number for number, (old, new) in pairs if not new.items() <= old.items()]
+    named = dict.fromkeys(f"{record['model']}@{record['version']}" for record in records)
     return TextReproduction(
-        file, regenerated, regenerated == content, len(records), tuple(different)
+        file, regenerated, regenerated == content, tuple(named), len(records), tuple(different)
     )
 
 
 def _record(file: Path, number: int, line: bytes) -> dict[str, Any]:
-    """Read a line. Raises CannotReproduce."""
+    """Read a line. Raises NoTexts."""
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise CannotReproduce(f"{file}: line {number:,} is not JSON") from error
+        raise NoTexts(f"{file}: line {number:,} is not JSON") from error
     if not isinstance(record, dict) or not all(
         isinstance(record.get(name), str) for name in _IDENTITY
     ):
-        raise CannotReproduce(f"{file}: line {number:,} has no Ganymede metadata")
+        raise NoTexts(f"{file}: line {number:,} has no Ganymede metadata")
     return record
 
 

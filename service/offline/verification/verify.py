@@ -20,6 +20,12 @@ from PIL import Image
 from service.offline.originals import check_audio, is_ours, read_parameters
 from service.offline.reproduce import CannotReproduce, Reproduction, reproduce
 from service.offline.verification import wording
+from service.offline.verification.texts import (
+    NoTexts,
+    TextReproduction,
+    has_texts,
+    reproduce_texts,
+)
 from service.runtime.audio.formats import AudioFormat
 from service.runtime.audio.metadata import (
     audio_format_of,
@@ -65,7 +71,7 @@ class Verification:
     source_type: str | None = None
     credential: Credential | None = None
     parameters: Mapping[str, Any] | None = None
-    reproduction: Reproduction | None = None
+    reproduction: Reproduction | TextReproduction | None = None
     not_reproduced: str | None = None
 
     @property
@@ -128,6 +134,8 @@ def verify(file: Path, models: Path, trust_anchors: str | None = None) -> Verifi
             content = opened.read()
     except OSError as error:
         return _unreadable(file, f"cannot be read: {error.strerror}")
+    if has_texts(file):
+        return _verify_texts(file, models)
     try:
         statements = _read(content)
     except _Unreadable as error:
@@ -138,7 +146,7 @@ def verify(file: Path, models: Path, trust_anchors: str | None = None) -> Verifi
         try:
             reproduction = reproduce(file, models)
         except CannotReproduce as error:
-            reason = wording.reason(str(error).removeprefix(f"{file} ").removeprefix(f"{file}: "))
+            reason = _without_name(error, file)
     verdict, answer = _judge(statements, credential, reproduction, reason)
     return Verification(
         file,
@@ -150,6 +158,33 @@ def verify(file: Path, models: Path, trust_anchors: str | None = None) -> Verifi
         reproduction,
         reason,
     )
+
+
+def _without_name(error: CannotReproduce, file: Path) -> str:
+    return wording.reason(str(error).removeprefix(f"{file} ").removeprefix(f"{file}: "))
+
+
+def _verify_texts(file: Path, models: Path) -> Verification:
+    """Return what a file of texts is. It has no mark and no credential."""
+    try:
+        reproduction = reproduce_texts(file, models)
+    except NoTexts as error:
+        return _unreadable(file, _without_name(error, file))
+    except CannotReproduce as error:
+        reason = _without_name(error, file)
+        answer = f"states how its texts were made; not checked: {reason}"
+        return Verification(file, Verdict.UNPROVEN, answer, not_reproduced=reason)
+    origins = " and ".join(wording.clean(name) for name in reproduction.models)
+    if reproduction.equal:
+        equal = "file is equal, byte for byte" if reproduction.identical else "texts are equal"
+        verdict, answer = Verdict.VERIFIED, f"made by {origins}: the {equal}"
+    else:
+        verdict = Verdict.CONTRADICTED
+        answer = (
+            f"states that it was made by {origins}, but {len(reproduction.different):,} of "
+            f"{reproduction.texts:,} texts differ: it was changed since, or the statement is wrong"
+        )
+    return Verification(file, verdict, answer, reproduction=reproduction)
 
 
 class _Unreadable(Exception):

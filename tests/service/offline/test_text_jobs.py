@@ -10,6 +10,7 @@ import pytest
 
 from service.offline.job import make_job
 from service.offline.rendering import ShardRenderer
+from service.offline.verification.verify import Verdict, verify
 from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from service.runtime.text.records import generate_records, model_vocabulary
@@ -155,6 +156,24 @@ def test_file_is_reproduced(sample, output_repository, tmp_path):
     changed = reproduce()
     assert changed.returncode == 1
     assert "differs in 2 of 8 texts, the first in line 3" in changed.stdout
+
+
+def test_file_is_verified(sample, output_repository, tmp_path):
+    sample(tmp_path / "out", "--count", "3")
+    path = tmp_path / "out" / "texts-00000.jsonl"
+    done = verify(path, output_repository)
+    assert done.verdict is Verdict.VERIFIED
+    assert done.answer == "made by babble@1: the file is equal, byte for byte"
+    assert done.as_json()["reproduction"]["texts"] == 3
+    text = path.read_text()
+    path.write_text(text.replace('"text": "', '"text": "a'))
+    changed = verify(path, output_repository)
+    assert changed.verdict is Verdict.CONTRADICTED
+    assert "3 of 3 texts differ" in changed.answer
+    path.write_text(text.replace("babble", "other"))
+    assert verify(path, output_repository).verdict is Verdict.UNPROVEN
+    path.write_text("{}\n")
+    assert verify(path, output_repository).verdict is Verdict.UNREADABLE
 
 
 @pytest.mark.parametrize(
