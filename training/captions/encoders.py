@@ -32,6 +32,17 @@ class NamedEncoder:
         row = {text: i for i, text in enumerate(unique)}
         return self.encoder.encode(unique).vectors[[row[text] for text in texts]]
 
+    def truncation(self, texts: Sequence[str]) -> str | None:
+        """Return how many texts are too long for the encoder, in words; None without such texts."""
+        longest = self.encoder.max_tokens
+        count = sum(tokens > longest for tokens in self.encoder.count_tokens(texts))
+        if not count:
+            return None
+        return (
+            f"{count:,} of {len(texts):,} captions truncated to the first {longest:,} tokens, the "
+            f"limit of {self.manifest.name}"
+        )
+
 
 def encoder_folder(name: str) -> Path:
     """Return the folder of the newest version of a text encoder. Raises TextEncoderError."""
@@ -43,6 +54,24 @@ def encoder_folder(name: str) -> Path:
             "`python -m training.captions.wordllama`, or set GANYMEDE_MODELS"
         )
     return versions[-1]
+
+
+def open_encoder_of(manifest: Manifest, models: Path) -> NamedEncoder:
+    """Open the text encoder that a model names, from the model repository `models`.
+
+    Raises TextEncoderError if it has no version with the digest that the model names.
+    """
+    spec = manifest.text_input
+    if spec is None:
+        raise ValueError(f"{manifest.name} takes no text")
+    for folder in reversed(versions_of(models, spec.encoder)):
+        encoder = read_manifest(folder)
+        if encoder.digest == spec.encoder_digest:
+            return NamedEncoder(encoder, open_sentence_encoder(folder))
+    raise TextEncoderError(
+        f"{manifest.name} needs the text encoder {spec.encoder} with the digest "
+        f"{spec.encoder_digest[:19]}…, which is not in {models}"
+    )
 
 
 def open_encoder(name: str) -> NamedEncoder:

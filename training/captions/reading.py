@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from training.data.images import DataOptions, ImageData, load_images
 from training.data.pairs import held_out_options
@@ -95,18 +96,25 @@ def without_texts(
         return images, captions
     if not kept:
         raise DataError("every caption of the training images is also held out")
-    left = replace(
-        images,
-        pixels=images.pixels[kept],
-        labels=None if images.labels is None else images.labels[kept],
-        names=tuple(images.names[row] for row in kept),
-        notes=(
-            *images.notes,
-            f"left out: {len(images) - len(kept):,} images whose caption is also that of a "
-            "held-out image",
-        ),
+    note = (
+        f"left out: {len(images) - len(kept):,} images whose caption is also that of a held-out "
+        "image"
     )
-    return left, Captions(tuple(captions.rows[row] for row in kept))
+    left, rows = select_rows(images, captions, np.array(kept))
+    return replace(left, notes=(*images.notes, note)), rows
+
+
+def select_rows(
+    images: ImageData, captions: Captions, rows: NDArray[np.int64]
+) -> tuple[ImageData, Captions]:
+    """Return some of the images with their captions."""
+    selected = replace(
+        images,
+        pixels=images.pixels[rows],
+        labels=None if images.labels is None else images.labels[rows],
+        names=tuple(images.names[row] for row in rows),
+    )
+    return selected, Captions(tuple(captions.rows[row] for row in rows))
 
 
 def _described(location: Path) -> dict[str, Mapping[str, Any]]:

@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from service.runtime.models.model import Model
     from service.runtime.models.parts.measurements import Quality
+    from training.evaluation.evaluation import EvaluationTarget
     from training.run import Run
 
 
@@ -50,9 +51,10 @@ def export(
         bool,
         typer.Option(
             "--measure",
-            help="Measure the quality for the model card: class accuracy, or the distance from the "
-            "expected images for image-to-image models. Needs the run's data, and takes a minute "
-            "or two on a CPU for small images.",
+            help="Measure the quality for the model card: class accuracy, the distance from the "
+            "expected images for image-to-image models, or the figures of ganymede evaluate for "
+            "text-to-image models and for models of text and sounds. Needs the run's data, and "
+            "takes a minute or two on a CPU for small images.",
         ),
     ] = False,
     discriminator: Annotated[
@@ -124,13 +126,19 @@ def _quality_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
     from training.evaluation.image_to_image.evaluation import evaluate_figures
     from training.evaluation.metrics.class_accuracy import measure_class_accuracy
     from training.evaluation.report.formatting import format_value
-    from training.evaluation.sound.evaluation import evaluate_sounds
+    from training.evaluation.sound.targets import target_of_run as sound_target
+    from training.evaluation.text.targets import target_of_run as text_target
+    from training.evaluation.text_to_image.targets import target_of_run as text_to_image_target
 
     recipe = run.recipe()
     if recipe.game.served_task == "text":
-        return _text_measurement(run)
+        return _measurement_of_target(lambda model: text_target(run, model))
+    if recipe.game.served_task == "text-to-image":
+        return _measurement_of_target(lambda model: text_to_image_target(run, model))
+    if recipe.game.takes_sounds:
+        return _measurement_of_target(lambda model: sound_target(run, model))
     is_image_to_image = recipe.image_input is not None
-    if not recipe.classes and not is_image_to_image and not recipe.game.takes_sounds:
+    if not recipe.classes and not is_image_to_image:
         # Fail before the export, because it takes long.
         raise QualityError(
             "--measure measures class accuracy, and the run has no classes; "
@@ -139,11 +147,6 @@ def _quality_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
 
     def measure(model: Model) -> tuple[Quality, ...]:
         with stage_progress() as show:
-            if recipe.game.takes_sounds:
-                figures = evaluate_sounds(model, recipe.data, progress=show)
-                for figure in figures:
-                    typer.echo(f"{figure.metric} {format_value(figure.metric, figure.value)}")
-                return figures
             if is_image_to_image:
                 network = open_network("efficientnet-lite0")
                 figures = evaluate_figures(recipe, model, network, show)
@@ -164,17 +167,17 @@ def _quality_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
     return measure
 
 
-def _text_measurement(run: Run) -> Callable[[Model], tuple[Quality, ...]]:
-    """Return a function that measures a model of text on the held-out texts of `run`."""
+def _measurement_of_target(
+    open_target: Callable[[Model], EvaluationTarget],
+) -> Callable[[Model], tuple[Quality, ...]]:
+    """Return a function that evaluates a model by the target of its run."""
     from service.runtime.progress import stage_progress
-    from training.evaluation.evaluation import EvaluationSettings
+    from training.evaluation.evaluation import EvaluationSettings, evaluate_targets
     from training.evaluation.report.terminal import print_section
-    from training.evaluation.text.targets import target_of_run
 
     def measure(model: Model) -> tuple[Quality, ...]:
-        target = target_of_run(run, model)
         with stage_progress() as show:
-            (result,) = target.evaluate_all([target], EvaluationSettings(), show)
+            (result,) = evaluate_targets([open_target(model)], EvaluationSettings(), show)
         print_section(result.summary())
         return result.figures
 

@@ -24,7 +24,7 @@ from service.runtime.files import cache_folder
 from training.data.datasets import KNOWN_DATASETS, DatasetMissing, class_names, locate_dataset
 from training.data.findings import LabeledData, scaled_lines
 from training.data.sounds.options import SoundOptions
-from training.data.sources import DataError, ImageSource, SourceSubset, name_hash, open_source
+from training.data.sources import DataError, ImageSource, SourceSubset, name_hash, open_source, stem
 from training.data.sources.containers import files_on_disk
 from training.data.sources.media import IMAGES, SOUNDS
 from training.data.sources.source import SCALED
@@ -67,7 +67,8 @@ class DataOptions(Options):
     # Side of the stored images from which random crops are cut; default: CROP_MARGIN · resolution.
     stored: PositiveInt | None = None
     flip: bool = False
-    # Use only the first images, for quick experiments.
+    # Use only so many images, for quick experiments. A hash of their file names selects them, so
+    # that all classes and both sides of pairs are represented. Of a text, the first lines.
     limit: PositiveInt | None = None
     # Use only the images of this class, without labels.
     only: str | None = None
@@ -150,9 +151,9 @@ class DataOptions(Options):
         return self.hold_out is not None or bool(self.open().splits)
 
     def _select(self, source: ImageSource) -> ImageSource:
-        """Apply `only`, `hold_out` and `half`. Raises DataError if no image is left."""
+        """Apply `only`, `hold_out`, `half` and `limit`. Raises DataError if no image is left."""
         if self.only is None and self.hold_out is None and self.half is None:
-            return source
+            return self._limited(source)
         if self.only is not None and self.only not in source.class_names:
             available = ", ".join(source.class_names) or "none"
             raise DataError(f"data.only: no class {self.only!r}; available: {available}")
@@ -168,7 +169,18 @@ class DataOptions(Options):
             if self.half is not None and key // 1009 % 2 != self.half:
                 continue
             rows.append(row)
-        return SourceSubset(source, rows, with_classes=self.only is None)
+        return self._limited(SourceSubset(source, rows, with_classes=self.only is None))
+
+    def _limited(self, source: ImageSource) -> ImageSource:
+        """Apply `limit`. Images with the same file name are selected together where possible."""
+        if self.limit is None or len(source.names) <= self.limit:
+            return source
+        names = source.names
+        # `name_hash` is too regular for numbered files.
+        keys = [hashlib.sha256(stem(name).encode()).digest() for name in names]
+        order = sorted(range(len(names)), key=lambda row: (keys[row], row))
+        note = f"data.limit: {self.limit:,} of {len(names):,}, selected by a hash of their names"
+        return SourceSubset(source, sorted(order[: self.limit]), with_classes=True, note=note)
 
     @property
     def stored_size(self) -> int:
@@ -199,6 +211,7 @@ class ImageData(LabeledData):
     ignored: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     fingerprint: str = ""
+    preparation: str | None = None
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -279,7 +292,7 @@ def fit(image: Image.Image, size: int, channels: int) -> NDArray[np.uint8]:
 def _decode(
     source: ImageSource, options: DataOptions, folder: Path, progress: Progress | None
 ) -> None:
-    count = min(len(source.names), options.limit or len(source.names))
+    count = len(source.names)
     size, channels = options.stored_size, options.channels
     folder.parent.mkdir(parents=True, exist_ok=True)
     skipped: list[str] = []

@@ -1,8 +1,8 @@
 """The interface of evaluations, and the functions that run them for all kinds of models.
 
 `open_target` returns an `EvaluationTarget`, and evaluating it returns an `EvaluationResult`.
-Comparing several results of the same kind returns a `Comparison`. `noise`, `image_to_image` and
-`text` and `sound` implement these interfaces.
+Comparing several results of the same kind returns a `Comparison`. `noise`, `image_to_image`,
+`text_to_image`, `text` and `sound` implement these interfaces.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def open_target(
 ) -> EvaluationTarget:
     """Open a model by ``name``, ``name@version`` or folder, the folder of a run, or images.
 
-    `data` replaces the data of the recipe of an image-to-image, text or audio model. `checkpoint`
+    `data` replaces the data of the recipe of any model but one from noise. `checkpoint`
     is the checkpoint of a run, ``last`` or ``best``. The generator of a run is exported first, so
     that the evaluated graph is the graph that would be served. Raises QualityError, and the errors
     of loading a model.
@@ -128,6 +128,7 @@ def open_target(
     from training.evaluation.noise.targets import open_noise_target  # noqa: PLC0415
     from training.evaluation.sound.targets import open_sound_target  # noqa: PLC0415
     from training.evaluation.text.targets import open_text_target  # noqa: PLC0415
+    from training.evaluation.text_to_image.targets import open_text_to_image_target  # noqa: PLC0415
 
     text = open_text_target(target, models, data=data, seed_start=seed_start, checkpoint=checkpoint)
     if text is not None:
@@ -140,6 +141,11 @@ def open_target(
     )
     if sound is not None:
         return sound
+    text_to_image = open_text_to_image_target(
+        target, models, data=data, seed_start=seed_start, checkpoint=checkpoint
+    )
+    if text_to_image is not None:
+        return text_to_image
     return open_noise_target(
         target, models, truncation=truncation, seed_start=seed_start, checkpoint=checkpoint
     )

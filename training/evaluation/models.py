@@ -23,6 +23,7 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider, plan_for
 from training.evaluation.errors import QualityError
 
 if TYPE_CHECKING:
+    from training.recipe.schema import Recipe
     from training.run import Run
 
 # A folder with this file is a run.
@@ -71,6 +72,26 @@ def run_model(run: Run, plan: ExecutionPlan) -> Model:
     """Return the exported model of a run, for the CPU."""
     with exported_run(run) as folder:
         return Model(folder, Provider.CPU, plan)
+
+
+def recipe_of(manifest: Manifest) -> Recipe:
+    """Return the recipe that a model was trained with.
+
+    Raises QualityError for an imported model, or if the recipe is not an included one.
+    """
+    from training.recipe.errors import RecipeError  # noqa: PLC0415
+    from training.recipe.loading import load_recipe  # noqa: PLC0415 - needs PyTorch
+
+    title = f"{manifest.name}@{manifest.version}"
+    if not isinstance(manifest.provenance, TrainingProvenance):
+        raise QualityError(f"{title} is an imported model: its training data are not known")
+    try:
+        return load_recipe(manifest.provenance.recipe)
+    except RecipeError as error:
+        raise QualityError(
+            f"{title} was trained with the recipe {manifest.provenance.recipe!r}, which is not "
+            "available: evaluate its run instead"
+        ) from error
 
 
 def recorded_data(manifest: Manifest) -> TrainingData | None:

@@ -51,6 +51,10 @@ class SentenceEncoder:
         """The number of tokens that are kept of a longer text."""
         return self._tokenizer.max_tokens
 
+    def count_tokens(self, texts: Sequence[str]) -> tuple[int, ...]:
+        """Return the number of tokens of each text before truncation."""
+        return tuple(prompt.length for prompt in self._tokenizer(texts))
+
     def encode(self, texts: Sequence[str]) -> Sentences:
         """Return the embeddings of texts."""
         vectors = np.zeros((len(texts), self.dimension), np.float32)

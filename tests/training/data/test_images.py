@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.images import drawn_digits
 from training.data.images import DataOptions, fit, load_images
 from training.data.sources import DataError
 
@@ -125,9 +124,23 @@ def test_decodes_again_only_after_changes(folder):
     assert len(data) == 4
 
 
-def test_limit_keeps_the_first_images(digits):
-    data = load_images(options(digits, resolution=28, channels=1, limit=50))
-    np.testing.assert_array_equal(data.pixels[..., 0], drawn_digits(600)[0][:50])
+def test_limit_selects_by_names_and_not_by_order(tmp_path):
+    for style, level in {"first": 0, "second": 100}.items():
+        (tmp_path / style).mkdir()
+        for i in range(50):
+            Image.new("L", (8, 8), level + i).save(tmp_path / style / f"{i:02}.png")
+    data = load_images(options(tmp_path, resolution=8, channels=1, limit=20))
+    numbers = [[], []]
+    for label, level in zip(data.labels, data.pixels[:, 0, 0, 0], strict=True):
+        numbers[label].append(level - 100 * label)
+    # The same files of both classes, and not the first ones.
+    assert numbers[0] == numbers[1]
+    assert len(numbers[0]) == 10
+    assert max(numbers[0]) > 25
+    assert data.notes == ("data.limit: 20 of 100, selected by a hash of their names",)
+    again = load_images(options(tmp_path, resolution=8, channels=1, limit=100))
+    assert len(again) == 100
+    assert again.notes == ()
 
 
 @pytest.mark.parametrize("group_bytes", [1, 3 * 8 * 8, 2**20])

@@ -1,53 +1,23 @@
 """The game text_to_image: resuming, held-out captions, and the exported model."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from service.runtime.models.golden import check_golden
 from service.runtime.models.model import GoldenMatch, Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
+from tests.support.text_to_image import TINY, write_drawings
 from training.checkpoints import Checkpoint
 from training.export.exporter import export_run
 from training.recipe.loading import load_recipe
 from training.run import Run
 from training.trainer import train
 
-TINY = [
-    "data.resolution=16",
-    "game.captions.style=false",
-    "generator.width=2",
-    "generator.most=8",
-    "generator.w_dim=8",
-    "generator.class_width=8",
-    "generator.z_dim=8",
-    "generator.mapping_layers=1",
-    "discriminator.width=2",
-    "discriminator.most=8",
-    "train.batch=8",
-    "train.images=48",
-    "train.log_images=16",
-    "train.sample_images=48",
-    "train.loggers=[]",
-    "device.precision=float32",
-]
-COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
-
 
 @pytest.fixture
 def drawings(tmp_path):
-    folder = tmp_path / "drawings"
-    folder.mkdir()
-    lines = []
-    for number in range(48):
-        name, color = list(COLORS.items())[number % 3]
-        Image.new("RGB", (16, 16), color).save(folder / f"{number:02}.png")
-        lines.append({"file_name": f"{number:02}.png", "text": f"{name} thing {number // 6}"})
-    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return folder
+    return write_drawings(tmp_path / "drawings")
 
 
 def recipe(folder, *overrides):
@@ -78,3 +48,14 @@ def test_preview_names_the_origin_of_its_prompts(drawings, tmp_path, hold_out, n
     text = np.zeros((1, 256), np.float32)
     pixels = model.run("generator", {"z": np.zeros((1, 8), np.float32), "text": text})["pixels"]
     assert pixels.shape == (1, 16, 16, 3)
+
+
+def test_truncated_captions_are_counted_in_the_output_and_in_the_record(tmp_path, capsys):
+    folder = write_drawings(tmp_path / "long", "thing " * 300)
+    run = Run(tmp_path / "run")
+    train(recipe(folder, "train.images=16", "data.hold_out=null"), run)
+    line = "48 of 48 captions truncated to the first 256 tokens, the limit of wordllama"
+    assert capsys.readouterr().err.count(line) == 1
+    assert run.provenance().data[0].preparation == line
+    short = write_drawings(tmp_path / "short")
+    assert recipe(short).game.prepare_data(recipe(short)).preparation is None

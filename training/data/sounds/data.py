@@ -57,7 +57,7 @@ def load_sounds(options: DataOptions, progress: Progress | None = None) -> Sound
     """
     sound = options.required_sound
     source = options.open()
-    count = min(len(source.names), options.limit or len(source.names))
+    count = len(source.names)
     samples = np.zeros((count, sound.samples), np.int16)
     kept: list[int] = []
     skipped: list[str] = []

@@ -63,14 +63,20 @@ class ImageSource(Protocol):
 class SourceSubset:
     """A selection of another source's images, optionally without their classes."""
 
-    def __init__(self, source: ImageSource, rows: Sequence[int], *, with_classes: bool) -> None:
-        """Select the images at `rows`. Raises DataError if there are none."""
+    def __init__(
+        self, source: ImageSource, rows: Sequence[int], *, with_classes: bool, note: str = ""
+    ) -> None:
+        """Select the images at `rows`, and add `note` to the notes.
+
+        Raises DataError if there are none.
+        """
         if not rows:
             raise DataError(
                 "no image matches the recipe's selection (data.only, data.hold_out, data.half)"
             )
         self._source, self._rows = source, rows
-        self.splits, self.ignored, self.notes = source.splits, source.ignored, source.notes
+        self.splits, self.ignored = source.splits, source.ignored
+        self.notes = [*source.notes, note] if note else source.notes
         self.names: Sequence[str] = [source.names[row] for row in rows]
         self.labels: Sequence[int] | None = None
         self.class_names: Sequence[str] = []

@@ -151,13 +151,13 @@ class PairMetrics:
 
 
 @dataclass(frozen=True)
-class TextMetrics:
-    """Metrics of generated text, which `training.evaluation.text` measures."""
+class DeclaredMetrics:
+    """Metrics of one kind of model, which the package of its evaluation measures."""
 
     metrics: tuple[Metric, ...]
 
 
-Group = FeatureMetrics | EvaluationMetrics | PairMetrics | TextMetrics
+Group = FeatureMetrics | EvaluationMetrics | PairMetrics | DeclaredMetrics
 _GROUPS: list[Group] = []
 
 
@@ -193,9 +193,9 @@ def pair_metrics(*metrics: Metric) -> Callable[[PairFunction], PairFunction]:
     return register
 
 
-def register_text(*metrics: Metric) -> None:
-    """Register metrics of generated text."""
-    _GROUPS.append(TextMetrics(metrics))
+def declare_metrics(*metrics: Metric) -> None:
+    """Register metrics that the package of an evaluation measures."""
+    _GROUPS.append(DeclaredMetrics(metrics))
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.evaluation.metrics import Metric, register_text
+from training.evaluation.metrics import Metric, declare_metrics
 
 # The longest n-grams, in units of the model.
 BLEU_ORDER = 4
@@ -50,4 +50,4 @@ KNOWN = Metric(
     unit="share",
 )
 
-register_text(NLL, BLEU, SELF_BLEU, DISTINCT, KNOWN)
+declare_metrics(NLL, BLEU, SELF_BLEU, DISTINCT, KNOWN)

@@ -18,12 +18,12 @@ from training.evaluation.features.cache import cached_features
 from training.evaluation.features.networks import FeatureNetwork, Features, open_network
 from training.evaluation.features.references import Reference, open_reference, same_classes
 from training.evaluation.metrics import (
+    DeclaredMetrics,
     FeatureMetrics,
     Measurement,
     Measurements,
     Metric,
     PairMetrics,
-    TextMetrics,
     groups,
 )
 from training.evaluation.metrics.class_accuracy import class_accuracy_of_target
@@ -236,7 +236,7 @@ def _feature_sets(
 def _measure(inputs: EvaluationInputs) -> Iterator[Quality]:
     """Measure all registered metrics that apply, in table order."""
     for group in groups():
-        if isinstance(group, PairMetrics | TextMetrics):
+        if isinstance(group, DeclaredMetrics | PairMetrics):
             continue
         if isinstance(group, FeatureMetrics):
             measurements = _measure_features(group, inputs)

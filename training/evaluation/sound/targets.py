@@ -29,6 +29,7 @@ from training.evaluation.report.formatting import (
 if TYPE_CHECKING:
     from training.evaluation.evaluation import Comparison, EvaluationSettings, Progress
     from training.evaluation.sound.real_sounds import RealSounds
+    from training.run import Run
 
 _PLAN = ExecutionPlan(workers=1, threads=1, max_rows=16)
 
@@ -180,11 +181,21 @@ def _open_run(
     from training.run import Run  # noqa: PLC0415 - slow to import
 
     run = Run(folder)
-    recipe = run.recipe()
-    if recipe.data.sound is None:
+    if run.recipe().data.sound is None:
         return None
     run = run.at(checkpoint)
-    model = run_model(run, _PLAN)
+    return target_of_run(run, run_model(run, _PLAN), data, seed_start, checkpoint)
+
+
+def target_of_run(
+    run: Run,
+    model: Model,
+    data: str | None = None,
+    seed_start: int = 0,
+    checkpoint: str = "last",
+) -> SoundTarget:
+    """Return the target of a run and its exported `model`."""
+    recipe = run.recipe()
     options = recipe.data if data is None else recipe.data.model_copy(update=data_location(data))
     record = recorded_data(model.manifest)
     title = f"{run.name}, {checkpoint} checkpoint"

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from service.runtime.models.manifest import read_manifest
 from service.runtime.models.model import Model
-from service.runtime.models.parts.provenance import TrainingData, TrainingProvenance
+from service.runtime.models.parts.provenance import TrainingData
 from service.runtime.onnx.sessions import Array, ExecutionPlan, Provider
 from training.data.images import data_location
 from training.data.provenance import description
 from training.data.sources import DataError
 from training.evaluation.errors import QualityError
-from training.evaluation.models import RECIPE_FILE, model_folder, run_model
+from training.evaluation.models import RECIPE_FILE, model_folder, recipe_of, run_model
 from training.evaluation.text.evaluation import (
     DEFAULT_SAMPLES,
     TextGenerator,
@@ -93,19 +93,8 @@ def open_text_target(
     manifest = read_manifest(folder)
     if manifest.text is None:
         return None
-    from training.recipe.errors import RecipeError  # noqa: PLC0415
-    from training.recipe.loading import load_recipe  # noqa: PLC0415
-
     title = f"{manifest.name}@{manifest.version}"
-    if not isinstance(manifest.provenance, TrainingProvenance):
-        raise QualityError(f"{title} is an imported model: its training texts are not known")
-    try:
-        recipe = load_recipe(manifest.provenance.recipe)
-    except RecipeError as error:
-        raise QualityError(
-            f"{title} was trained with the recipe {manifest.provenance.recipe!r}, which is not "
-            "available: evaluate its run instead"
-        ) from error
+    recipe = recipe_of(manifest)
     model = Model(folder, Provider.CPU, _PLAN)
     texts = _texts(title, recipe, data, manifest.provenance.data)
     generator = TextGenerator("the model", manifest, model.run)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
@@ -10,15 +11,20 @@ from torch import nn
 from service.runtime.models.manifest import read_manifest
 from service.runtime.models.parts.inputs import TextInput
 from service.runtime.models.parts.tasks import Task
-from training.captions.encoders import encoder_folder
-from training.captions.reading import CaptionOptions, example_prompts, held_out_texts
+from training.captions.encoders import encoder_folder, open_encoder
+from training.captions.reading import (
+    CaptionOptions,
+    captioned,
+    example_prompts,
+    held_out_texts,
+)
 from training.games.noise_to_image.options import NoiseToImageOptions, image_shape
 
 if TYPE_CHECKING:
     import torch
 
     from service.runtime.models.model import Model
-    from training.data.images import ImageData
+    from training.data.images import ImageData, Progress
     from training.device import Precision
     from training.distributed import DistributedContext
     from training.export.graphs import GraphSpec
@@ -66,6 +72,21 @@ class TextToImageOptions(NoiseToImageOptions):
     def build_discriminator(self, recipe: Recipe) -> nn.Module:
         """Build the discriminator with new weights from the global random state."""
         return recipe.discriminator.of_images().build_for_text(image_shape(recipe), self.dimension)
+
+    def prepare_data(self, recipe: Recipe, progress: Progress | None = None) -> ImageData:
+        """Decode the images of `recipe.data` and check their captions.
+
+        The preparation tells how many captions are truncated. Raises DataError, TextEncoderError.
+        """
+        from training.data.images import load_images  # noqa: PLC0415 - not to read a recipe
+
+        images = load_images(recipe.data, progress)
+        rows = captioned(recipe.data, images, self.captions).rows
+        encoder = open_encoder(self.captions.encoder)
+        truncation = encoder.truncation([caption for row in rows for caption in row])
+        if truncation is None:
+            return images
+        return replace(images, notes=(*images.notes, truncation), preparation=truncation)
 
     def set_up(
         self,

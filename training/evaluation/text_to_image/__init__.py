@@ -1,0 +1,1 @@
+"""Evaluation of text-to-image models: how well images match their prompts."""
