@@ -59,7 +59,8 @@ def write(name: str, versions: dict[str, str], markers: dict[str, str] | None = 
 
 def main() -> None:
     """Resolve all versions and write the three files."""
-    everything = resolve(".[train,quality,hub,ray,dev]", "torch==2.13.0", "hatchling", "editables")
+    extras = ".[train,quality,captions,hub,ray,dev]"
+    everything = resolve(extras, "torch==2.13.0", "hatchling", "editables")
     everything = CPU_BUILD | {name: v for name, v in everything.items() if not is_cuda(name)}
     serving = CPU_BUILD | {name: everything[name] for name in resolve(".[grpc]")}
     cuda = {name: v for name, v in resolve(".[gpu]").items() if is_cuda(name)}

@@ -74,8 +74,8 @@ def run_model(run: Run, plan: ExecutionPlan) -> Model:
         return Model(folder, Provider.CPU, plan)
 
 
-def recipe_of(manifest: Manifest) -> Recipe:
-    """Return the recipe that a model was trained with.
+def training_of(manifest: Manifest) -> tuple[Recipe, TrainingProvenance]:
+    """Return the recipe that a model was trained with, and the record of its training.
 
     Raises QualityError for an imported model, or if the recipe is not an included one.
     """
@@ -86,7 +86,7 @@ def recipe_of(manifest: Manifest) -> Recipe:
     if not isinstance(manifest.provenance, TrainingProvenance):
         raise QualityError(f"{title} is an imported model: its training data are not known")
     try:
-        return load_recipe(manifest.provenance.recipe)
+        return load_recipe(manifest.provenance.recipe), manifest.provenance
     except RecipeError as error:
         raise QualityError(
             f"{title} was trained with the recipe {manifest.provenance.recipe!r}, which is not "

@@ -15,7 +15,7 @@ from training.data.images import data_location
 from training.data.provenance import description
 from training.data.sources import DataError
 from training.evaluation.errors import QualityError
-from training.evaluation.models import RECIPE_FILE, model_folder, recipe_of, run_model
+from training.evaluation.models import RECIPE_FILE, model_folder, run_model, training_of
 from training.evaluation.text.evaluation import (
     DEFAULT_SAMPLES,
     TextGenerator,
@@ -94,9 +94,9 @@ def open_text_target(
     if manifest.text is None:
         return None
     title = f"{manifest.name}@{manifest.version}"
-    recipe = recipe_of(manifest)
+    recipe, training = training_of(manifest)
     model = Model(folder, Provider.CPU, _PLAN)
-    texts = _texts(title, recipe, data, manifest.provenance.data)
+    texts = _texts(title, recipe, data, training.data)
     generator = TextGenerator("the model", manifest, model.run)
     return TextTarget(title, model, [generator], texts, _reference(recipe, data), seed_start)
 

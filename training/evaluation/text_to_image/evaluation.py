@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.latent import seeds as latents
-from service.runtime.models.manifest import GENERATOR
 from service.runtime.models.model import Model
+from service.runtime.models.parts.graphs import GENERATOR
 from service.runtime.models.parts.measurements import Quality
 from training.captions.encoders import NamedEncoder
 from training.captions.reading import (
@@ -244,8 +244,9 @@ def r_precision(scores: Vectors, own: NDArray[np.int64]) -> NDArray[np.float64]:
     # The probability that none of k prompts is drawn: ∏ (others - drawn - j) / (others - j), j < k.
     j = np.arange(others)
     factors = np.maximum(others - drawn - j, 0) / (others - j)
-    probability: NDArray[np.float64] = np.concatenate([[1.0], np.cumprod(factors)])
-    return probability[not_lower]
+    probability = np.concatenate([[1.0], np.cumprod(factors)])
+    chosen: NDArray[np.float64] = probability[not_lower]
+    return chosen
 
 
 def _prompt_diversity(generated: _Measured, held_out: _Measured) -> Measurement | None:

@@ -20,9 +20,9 @@ from training.evaluation.features.networks import open_network
 from training.evaluation.models import (
     RECIPE_FILE,
     model_folder,
-    recipe_of,
     recorded_data,
     run_model,
+    training_of,
 )
 from training.evaluation.report.figures import FiguresResult
 
@@ -108,7 +108,7 @@ def open_text_to_image_target(
     if manifest.text_input is None:
         return None
     title = f"{manifest.name}@{manifest.version}"
-    recipe = recipe_of(manifest)
+    recipe, _ = training_of(manifest)
     record = recorded_data(manifest)
     image = manifest.image_spec
     location = {} if data is None else data_location(data)
