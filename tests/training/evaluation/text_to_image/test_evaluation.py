@@ -21,9 +21,11 @@ from training.evaluation.text_to_image.evaluation import (
     open_real_pairs,
     r_precision,
 )
+from training.evaluation.text_to_image.matching import MatchingSettings
 from training.games.text_to_image.exporting import generate_from_texts
 
 PROMPTS = 40
+SETTINGS = MatchingSettings(width=32, steps=150, batch=100)
 
 
 @pytest.fixture(scope="module")
@@ -55,14 +57,21 @@ def write_pairs(folder, model, encoder, shuffle):
 
 def figures_of(data, model, encoder, network, samples=200):
     _, pairs = open_real_pairs(data, CaptionOptions())
-    figures = evaluate_text_to_image(model, encoder, pairs, network, samples=samples, seed_start=5)
+    figures = evaluate_text_to_image(
+        model, encoder, pairs, network, samples=samples, seed_start=5, settings=SETTINGS
+    )
     return {figure.metric: figure for figure in figures}
 
 
 @pytest.fixture(scope="module")
-def good(captioned, tmp_path_factory, small_network):
-    data = write_pairs(tmp_path_factory.mktemp("own"), *captioned, shuffle=False)
-    return figures_of(data, *captioned, small_network)
+def own(captioned, tmp_path_factory):
+    """Images that the model draws of their captions."""
+    return write_pairs(tmp_path_factory.mktemp("own"), *captioned, shuffle=False)
+
+
+@pytest.fixture(scope="module")
+def good(own, captioned, small_network):
+    return figures_of(own, *captioned, small_network)
 
 
 def test_images_of_prompts_are_recognized(good):
@@ -85,16 +94,14 @@ def test_real_images_of_other_captions_lower_the_precision_to_chance(
     assert figure.real < 0.15
 
 
-def test_diversity_is_that_of_the_seeds_of_a_prompt(good, captioned, tmp_path, small_network):
+def test_diversity_is_that_of_the_seeds_of_a_prompt(good, own, captioned, small_network):
     figure = good["diversity per prompt"]
     assert 0 < figure.low <= figure.value <= figure.high < 1
     # No caption has several real images.
     assert figure.real is None
     assert figure.real_samples is None
-    data = write_pairs(tmp_path, *captioned, shuffle=False)
-    assert "diversity per prompt" not in figures_of(
-        data, *captioned, small_network, samples=PROMPTS
-    )
+    single = figures_of(own, *captioned, small_network, samples=PROMPTS)
+    assert "diversity per prompt" not in single
 
 
 def test_kernel_distance_compares_with_held_out_images(good):
@@ -131,9 +138,7 @@ def test_random_scores_have_the_precision_of_chance():
     assert r_precision(scores, rng.integers(0, 150, 4000)).mean() == pytest.approx(0.01, abs=0.004)
 
 
-def test_data_without_held_out_captions_are_refused(captioned, tmp_path):
-    data = write_pairs(tmp_path, *captioned, shuffle=False)
-    only = data.model_copy(update={"path": str(tmp_path / "train")})
-    (tmp_path / "metadata.jsonl").rename(tmp_path / "train" / "metadata.jsonl")
+def test_data_without_held_out_captions_are_refused(own):
+    only = own.model_copy(update={"path": f"{own.path}/train"})
     with pytest.raises(QualityError, match="no held-out captions"):
         open_real_pairs(only, CaptionOptions())
