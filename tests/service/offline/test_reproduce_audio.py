@@ -123,9 +123,11 @@ def test_jobs_are_reproduced_from_their_files_or_records(output_repository, tmp_
         reproduce(tmp_path / "seed.npy", output_repository)
 
 
-def test_exiftool_reads_the_mark_of_wav(files, tmp_path):
-    shutil.copy(files / "seed.wav", tmp_path)
-    assert source_types(tmp_path) == {"seed.wav": SourceType.GENERATED.uri}
+def test_exiftool_reads_the_mark(files, tmp_path):
+    names = ("seed.wav", "seed.flac")
+    for name in names:
+        shutil.copy(files / name, tmp_path)
+    assert source_types(tmp_path) == dict.fromkeys(names, SourceType.GENERATED.uri)
 
 
 def test_sound_of_other_software_states_nothing(output_repository, tmp_path):
