@@ -4,7 +4,10 @@ import functools
 import json
 
 import pytest
+from typer.testing import CliRunner
 
+from service.cli.main import app
+from service.runtime.models.manifest import read_manifest
 from tests.support.sounds import write_tones
 from training.data.sources import DataError
 from training.evaluation.errors import QualityError
@@ -134,3 +137,12 @@ def test_refuses_options_of_images_and_comparisons(models, tones):
     results = evaluate_targets([target, target], SETTINGS)
     with pytest.raises(QualityError, match="not compared in pairs"):
         compare_results(results)
+
+
+def test_export_measures_a_run_and_records_the_figures(run, tmp_path):
+    arguments = ["export", str(run.folder), "--name", "measured", "--models", str(tmp_path)]
+    result = CliRunner().invoke(app, [*arguments, "--measure"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    figures = read_manifest(tmp_path / "measured" / "1").quality
+    assert "class obedience" in {figure.metric for figure in figures}
+    assert "class accuracy" in result.output
