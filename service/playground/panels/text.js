@@ -59,6 +59,16 @@ class Texts {
       this.settle();
     };
     const controls = modelControls(app, model, () => this.settle());
+    const longestControl = slider({
+      label: "Maximum length",
+      min: 1,
+      max: longest,
+      step: 1,
+      value: length,
+      format: (value) => plural(value, unit),
+      oninput: (value) => change({ length: value }),
+    });
+    longestControl.classList.add("is-wide");
     controls.append(
       slider({
         label: "Temperature",
@@ -70,15 +80,7 @@ class Texts {
         oninput: (value) => change({ temperature: value }),
         hints: ["likely", "surprising"],
       }),
-      slider({
-        label: "Maximum length",
-        min: 1,
-        max: longest,
-        step: 1,
-        value: length,
-        format: (value) => plural(value, unit),
-        oninput: (value) => change({ length: value }),
-      }),
+      longestControl,
       textField({ label: "Prefix", value: prefix, maxLength: LONGEST_PREFIX, spellcheck: false, oninput: (value) => change({ prefix: value }) }),
       choice({
         label: "Texts",
