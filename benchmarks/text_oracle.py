@@ -107,8 +107,8 @@ def at_temperature(run: Run, temperature: float) -> tuple[float, float]:
     generator.load_state_dict(Checkpoint.load(run.checkpoint_path).game["pretrained"])
     oracle = Oracle(game.oracle)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        generator.output.weight /= temperature
-        generator.output.bias /= temperature
+        generator.output.weight.div_(temperature)
+        generator.output.bias.div_(temperature)
         torch.manual_seed(0)
         samples = Sampler(generator, game.tokens, game.length, ends=False).sample(_SAMPLES)
         held_out = torch.from_numpy(oracle.data().held_out)
