@@ -93,7 +93,7 @@ def run(
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = int(resources.get("GPU", 0)) if model.provider is Provider.CUDA else 0
         actors = workers or gpus or max(1, int(resources.get("CPU", 1)))
-        files = _repository_files(model)
+        files = repository_files(model)
         shard_rows = from_items(
             [{"shard": shard} for shard in shards],
             override_num_blocks=min(len(shards), _MAX_BLOCKS),
@@ -121,7 +121,7 @@ def run(
             ray.shutdown()
 
 
-def _repository_files(model: Model) -> dict[str, bytes]:
+def repository_files(model: Model) -> dict[str, bytes]:
     """Return the files of a model, and of the text encoder that it needs, by their paths."""
     models = [model]
     if (spec := model.manifest.text_input) is not None:

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from service.offline.engines import local
+from service.offline.engines.ray import ShardActor, repository_files
 from service.offline.engines.ray import run as run_on_ray
 from service.offline.execution import remaining_shards, write_summary
 from service.offline.job import Layout, make_job
@@ -86,6 +87,20 @@ def test_command_starts_its_own_cluster(run, tmp_path):
     assert json.loads((tmp_path / "ray" / "summary.json").read_text())["images"] == 300
     # Of Ray's own messages few are left.
     assert len(messages(process.stderr)) <= 2, process.stderr
+
+
+def test_actor_needs_only_the_files_that_are_sent(output_repository, tmp_path):
+    folder = output_repository / CAPTIONED / "1"
+    model = Model(folder, Provider.CPU, plan_for(Provider.CPU))
+    options = {"prompts": ["abc", ""], "count": 6, "shard_size": 2, "layout": Layout.WEBDATASET}
+    job, store = make_job(model.manifest, **options), Store(str(tmp_path / "actor"))
+    ledger = Ledger(store, job)
+    ledger.begin()
+    actor = ShardActor(repository_files(model), job, store, Provider.CPU.value)
+    assert actor({"shard": [2, 0, 1]})["images"] == [2, 2, 2]
+    records = list(ledger.records().values())
+    write_summary(ShardBuilder(model, job, store).renderer, job, ledger, records, 1.0)
+    assert read_files(tmp_path / "actor") == run_locally(job, model, tmp_path / "local")
 
 
 @pytest.mark.slow
