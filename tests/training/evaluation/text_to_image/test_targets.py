@@ -41,6 +41,7 @@ def command(*arguments):
 def test_export_measures_and_the_model_is_evaluated_again(trained, small_network_file, monkeypatch):
     drawings, run, models = trained
     monkeypatch.setenv("GANYMEDE_MODELS", str(models))
+    monkeypatch.setattr("training.evaluation.text_to_image.evaluation.SAMPLES", 50)
     command("export", run.folder, "--name", "drawn", "--models", models, "--measure")
     folder = models / "drawn" / "1"
     figures = read_manifest(folder).quality
