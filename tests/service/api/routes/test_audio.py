@@ -188,7 +188,7 @@ def test_routes_of_other_tasks_refuse_the_model(client, name, path, body):
 
 
 @pytest.mark.parametrize("name", [AUDIO, TEXT_MODEL, ENCODER])
-@pytest.mark.parametrize("path", ["/images/1.png", "/preview.webp", "/directions/x.webp"])
+@pytest.mark.parametrize("path", ["/images/1.png", "/directions/x.webp"])
 def test_images_of_the_model_are_refused(client, name, path):
     assert 400 <= client.get(f"/v1/models/{name}{path}").status_code < 500
 
