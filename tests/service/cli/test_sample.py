@@ -25,6 +25,7 @@ from service.runtime.models.model import Model
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from tests.support.drawn_models import write_failing
 from tests.support.latent_models import write_directions, write_latent_models
+from tests.support.output_models import TEXT_MODEL
 from tests.support.sampling import messages, read_files, read_metadata, run_sample
 from tests.support.scored_models import write_scored_models
 from tests.support.servers import ganymede, serving, wait_until
@@ -246,10 +247,16 @@ def test_file_url_is_a_folder(run, tmp_path):
 
 
 @pytest.mark.parametrize("layout", Layout)
-def test_resumed_job_in_object_store_equals_folder(drawn_repository, tmp_path, layout):
+def test_resumed_job_in_object_store_equals_folder(
+    drawn_repository, output_repository, tmp_path, layout
+):
     """Object stores such as `s3://` have no folders, and cannot rename files."""
-    model = Model(drawn_repository / "painted-classes" / "1", Provider.CPU, ExecutionPlan(1, 1, 8))
-    job = make_job(model.manifest, count=30, classes="balanced", layout=layout, shard_size=10)
+    if layout is Layout.JSONL:
+        folder, classes = output_repository / TEXT_MODEL / "1", None
+    else:
+        folder, classes = drawn_repository / "painted-classes" / "1", "balanced"
+    model = Model(folder, Provider.CPU, ExecutionPlan(1, 1, 8))
+    job = make_job(model.manifest, count=30, classes=classes, layout=layout, shard_size=10)
     for url, shards in ((str(tmp_path / "out"), [0, 1, 2]), (f"memory://{layout}/out", [1])):
         store = Store(url)
         builder, ledger = ShardBuilder(model, job, store), Ledger(store, job)
