@@ -124,4 +124,4 @@ def test_class_folders_are_valid_and_unique():
 
 
 def test_layout_names():
-    assert [layout.value for layout in Layout] == ["folder", "webdataset", "parquet"]
+    assert [layout.value for layout in Layout] == ["folder", "webdataset", "parquet", "jsonl"]
