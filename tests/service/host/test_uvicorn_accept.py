@@ -229,7 +229,7 @@ def test_others_serve_on_while_a_dead_worker_is_replaced(server, number):
     while len(workers := workers_of(server)) < 2 or server.logged().count('"ready:') < 3:
         # Each request has a connection of its own.
         with server.client() as client:
-            assert request_images(client).status_code == 200
-            assert client.get("/readyz").status_code == 200
+            for response in (request_images(client), client.get("/readyz")):
+                assert response.status_code == 200, (response.text, server.logged())
     assert alive in workers
     assert dead not in workers
