@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -22,7 +21,7 @@ from service.offline.inputs import JobInputs
 from service.runtime import latent_requests, requests
 from service.runtime.audio.formats import AudioFormat
 from service.runtime.errors import UserError
-from service.runtime.files import shortened
+from service.runtime.files import folder_names
 from service.runtime.images.encoding import ImageFormat
 from service.runtime.latent.editing import Edit, Editing
 from service.runtime.latent.seeds import MAX_SEED
@@ -33,7 +32,7 @@ from service.runtime.outputs import FileFormat
 from service.runtime.ranking import CandidateGroup, Selection, candidate_groups
 from service.runtime.request_fields import InvalidRequest
 from service.runtime.text.records import TextFormat
-from service.runtime.text.requests import check_prompt, text_sources
+from service.runtime.text.requests import check_prompt, job_text
 from service.runtime.text.sampling import TextSource
 from service.runtime.text.vocabulary import Vocabulary
 
@@ -273,16 +272,6 @@ def partner_of(seed: int) -> int:
     return int(np.random.default_rng((seed, _PARTNER)).integers(MAX_SEED + 1))
 
 
-def folder_names(classes: Sequence[str]) -> list[str]:
-    """Return a valid and unique folder name for each class."""
-    names: list[str] = []
-    for i, name in enumerate(classes):
-        folder = shortened(re.sub(r"[^\w.-]+", "-", name).strip(".-") or f"class-{i}")
-        taken = {each.casefold() for each in names}
-        names.append(f"{folder}-{i}" if folder.casefold() in taken else folder)
-    return names
-
-
 def make_job(
     manifest: Manifest,
     *,
@@ -328,7 +317,7 @@ def make_job(
         layout = default_layout if manifest.text is None else Layout.JSONL
     file_format = _file_format(manifest, layout, image, audio, resize)
     _check_prompts(manifest, prompts)
-    texts = _text_options(manifest, vocabulary, temperature, prefix, max_length)
+    texts = job_text(manifest, vocabulary, temperature, prefix, max_length)
     if prompts is not None and seeds is None and count is None:
         count = len(prompts)
     inputs: dict[str, Any] = {}
@@ -425,35 +414,6 @@ def _file_format(
     if layout is Layout.PARQUET:
         raise InvalidRequest("format", f"{returned}; expected folder or webdataset")
     return audio or AudioFormat.WAV
-
-
-def _text_options(
-    manifest: Manifest,
-    vocabulary: Vocabulary | None,
-    temperature: float | None,
-    prefix: str | None,
-    max_length: int | None,
-) -> dict[str, Any]:
-    """Return the fields of a job of texts; none for other jobs. Raises InvalidRequest."""
-    if manifest.text is None or vocabulary is None:
-        options = {"temperature": temperature, "prefix": prefix, "max_length": max_length}
-        for name, option in options.items():
-            if option is not None:
-                raise InvalidRequest(name, f"{manifest.name} returns {manifest.output.kind}")
-        return {}
-    (source,) = text_sources(
-        manifest,
-        vocabulary,
-        max_texts=1,
-        temperature=1.0 if temperature is None else temperature,
-        prefix=prefix or "",
-        max_length=max_length,
-    )
-    return {
-        "temperature": source.temperature,
-        "prefix": vocabulary.text(source.prefix),
-        "max_length": source.max_length,
-    }
 
 
 def _check_prompts(manifest: Manifest, prompts: Sequence[str] | None) -> None:

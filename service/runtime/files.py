@@ -1,12 +1,13 @@
-"""Atomic file replacement, opening of regular files, and the location of caches."""
+"""Atomic file replacement, names of files, opening of regular files, and the location of caches."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -50,6 +51,16 @@ def shortened(name: str) -> str:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]
     return f"{name.encode()[:_MAX_NAME_BYTES].decode(errors='ignore')}-{digest}"
+
+
+def folder_names(classes: Sequence[str]) -> list[str]:
+    """Return a valid and unique folder name for each class."""
+    names: list[str] = []
+    for i, name in enumerate(classes):
+        folder = shortened(re.sub(r"[^\w.-]+", "-", name).strip(".-") or f"class-{i}")
+        taken = {each.casefold() for each in names}
+        names.append(f"{folder}-{i}" if folder.casefold() in taken else folder)
+    return names
 
 
 @contextmanager

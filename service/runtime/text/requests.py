@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from service.runtime import requests
 from service.runtime.latent.seeds import MAX_SEED
@@ -155,3 +156,32 @@ def _seeds(
         raise InvalidRequest("n", f"expected at least 1, got {count}")
     requests.assert_at_most(count, maximum, "n", manifest)
     return requests.consecutive_seeds(seed, count)
+
+
+def job_text(
+    manifest: Manifest,
+    vocabulary: Vocabulary | None,
+    temperature: float | None,
+    prefix: str | None,
+    max_length: int | None,
+) -> dict[str, Any]:
+    """Return the fields of a job of texts; none for other jobs. Raises InvalidRequest."""
+    if manifest.text is None or vocabulary is None:
+        options = {"temperature": temperature, "prefix": prefix, "max_length": max_length}
+        for name, option in options.items():
+            if option is not None:
+                raise InvalidRequest(name, f"{manifest.name} returns {manifest.output.kind}")
+        return {}
+    (source,) = text_sources(
+        manifest,
+        vocabulary,
+        max_texts=1,
+        temperature=1.0 if temperature is None else temperature,
+        prefix=prefix or "",
+        max_length=max_length,
+    )
+    return {
+        "temperature": source.temperature,
+        "prefix": vocabulary.text(source.prefix),
+        "max_length": source.max_length,
+    }

@@ -59,7 +59,11 @@ class FiguresResult:
         notes = [f"{metric_title(f.metric)}: {f.note}" for f in self.figures if f.note]
         basis = self.figures[0]
         notes.append(f"by {basis.feature_network}; {basis.reference}")
-        return Section(self.title, [Table(head, rows), *map(Note, notes)])
+        return Section(self.title, [Table(head, rows), *self.basis(), *map(Note, notes)])
+
+    def basis(self) -> list[Note]:
+        """Return what else the reader must know of the data; nothing by default."""
+        return []
 
     def details(self) -> list[Section]:
         """Return no further sections."""

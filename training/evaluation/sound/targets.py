@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from service.runtime.models.manifest import read_manifest
 from service.runtime.models.model import Model
-from service.runtime.models.parts.measurements import Quality
 from service.runtime.models.parts.provenance import TrainingData
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.data.images import DataOptions, data_location
@@ -17,17 +16,11 @@ from training.data.provenance import selected_data
 from training.data.sounds.options import SoundOptions
 from training.evaluation.errors import QualityError
 from training.evaluation.models import RECIPE_FILE, model_folder, recorded_data, run_model
-from training.evaluation.report.document import Note, Section, Table
-from training.evaluation.report.formatting import (
-    direction_arrow,
-    format_interval,
-    format_real,
-    format_value,
-    metric_title,
-)
+from training.evaluation.report.document import Note
+from training.evaluation.report.figures import FiguresResult
 
 if TYPE_CHECKING:
-    from training.evaluation.evaluation import Comparison, EvaluationSettings, Progress
+    from training.evaluation.evaluation import EvaluationSettings, Progress
     from training.evaluation.sound.real_sounds import RealSounds
     from training.run import Run
 
@@ -76,25 +69,22 @@ class SoundTarget:
                 progress=progress,
             )
             results.append(
-                SoundResult(target.title, target.model.digest, measured.figures, measured.real)
+                SoundResult(
+                    target.title, target.model.digest, measured.figures, "sounds", measured.real
+                )
             )
         return results
 
 
 @dataclass(frozen=True)
-class SoundResult:
+class SoundResult(FiguresResult):
     """The figures of a model of sounds, and the real sounds that it was measured with."""
 
-    title: str
-    digest: str | None
-    figures: tuple[Quality, ...]
     real: RealSounds
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a JSON object."""
-        return {
-            "target": self.title,
-            "digest": self.digest,
+        return super().to_json() | {
             "trained_on": self.real.trained_on,
             "held_out": {
                 "title": self.real.held_out_title,
@@ -102,42 +92,15 @@ class SoundResult:
                 "new_to_generator": self.real.new_to_generator,
                 "copies_left_out": self.real.copies,
             },
-            "figures": [figure.model_dump(exclude_none=True) for figure in self.figures],
         }
 
-    def summary(self) -> Section:
-        """Return the figures as a table, and how they were measured."""
-        rows = [
-            [
-                f"{metric_title(figure.metric)} {direction_arrow(figure.metric)}".strip(),
-                format_value(figure.metric, figure.value),
-                format_interval(figure),
-                format_real(figure),
-                f"{figure.samples:,}",
-            ]
-            for figure in self.figures
-        ]
-        basis, real = self.figures[0], self.real
-        notes = [
+    def basis(self) -> list[Note]:
+        """Return what was held out, and what the model was trained on."""
+        real = self.real
+        return [
             Note(f"real sounds: {real.held_out_note}", is_warning=real.new_to_generator is False),
             Note(real.trained_on),
-            *(Note(f"{metric_title(f.metric)}: {f.note}") for f in self.figures if f.note),
-            Note(f"by {basis.feature_network}; {basis.reference}"),
         ]
-        table = Table(["metric", "value", "95 %", "real sounds", "sounds"], rows)
-        return Section(self.title, [table, *notes])
-
-    def details(self) -> list[Section]:
-        """Return no further sections."""
-        return []
-
-    @classmethod
-    def compare(cls, results: Sequence[SoundResult]) -> Comparison:
-        """Raise QualityError: there is no test of the differences between sounds."""
-        raise QualityError(
-            f"{results[0].title} generates sounds, which are not compared in pairs: "
-            "use ganymede evaluate for each model"
-        )
 
 
 def open_sound_target(
