@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from service.runtime.models.catalog import (
     Catalog,
@@ -20,6 +20,8 @@ from service.runtime.models.manifest import MANIFEST_FILE, Manifest
 from service.runtime.models.model import Model
 from service.runtime.models.parts.provenance import TrainingData, TrainingProvenance
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, plan_for
+from training.data.images import DataOptions, data_location
+from training.data.provenance import selected_data
 from training.evaluation.errors import QualityError
 
 if TYPE_CHECKING:
@@ -100,3 +102,19 @@ def recorded_data(manifest: Manifest) -> TrainingData | None:
     if not isinstance(provenance, TrainingProvenance):
         return None
     return next((record for record in provenance.data if record.role == "data"), None)
+
+
+def training_data(manifest: Manifest, data: str | None, **fields: Any) -> DataOptions:
+    """Return the options of the data that a model was trained on, or of `data` instead.
+
+    `fields` are those that the manifest states, such as the resolution. Raises QualityError if the
+    data have no known name, and the errors of `data_location`.
+    """
+    location = {} if data is None else data_location(data)
+    options = selected_data(recorded_data(manifest), **fields, **location)
+    if options.name is None and options.path is None:
+        raise QualityError(
+            f"the data that {manifest.name}@{manifest.version} was trained on have no known name; "
+            "provide them with --data PATH"
+        )
+    return options

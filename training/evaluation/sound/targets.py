@@ -12,10 +12,15 @@ from service.runtime.models.model import Model
 from service.runtime.models.parts.provenance import TrainingData
 from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.data.images import DataOptions, data_location
-from training.data.provenance import selected_data
 from training.data.sounds.options import SoundOptions
 from training.evaluation.errors import QualityError
-from training.evaluation.models import RECIPE_FILE, model_folder, recorded_data, run_model
+from training.evaluation.models import (
+    RECIPE_FILE,
+    model_folder,
+    recorded_data,
+    run_model,
+    training_data,
+)
 from training.evaluation.report.document import Note
 from training.evaluation.report.figures import FiguresResult
 
@@ -127,13 +132,7 @@ def open_sound_target(
     sound = SoundOptions(
         rate=audio.sample_rate, samples=audio.samples, peak=record.peak if record else None
     )
-    location = {} if data is None else data_location(data)
-    options = selected_data(record, sound=sound, **location)
-    if options.name is None and options.path is None:
-        raise QualityError(
-            f"the data that {model.manifest.name} was trained on have no known name; provide them "
-            "with --data PATH"
-        )
+    options = training_data(model.manifest, data, sound=sound)
     title = f"{model.manifest.name}@{model.manifest.version}"
     return SoundTarget(title, model, options, record, data is not None, seed_start)
 

@@ -14,7 +14,7 @@ from service.runtime.onnx.sessions import ExecutionPlan, Provider
 from training.captions.encoders import NamedEncoder, open_encoder, open_encoder_of
 from training.captions.reading import CaptionOptions
 from training.data.images import DataOptions, data_location
-from training.data.provenance import check_training_data, selected_data
+from training.data.provenance import check_training_data
 from training.evaluation.errors import QualityError
 from training.evaluation.features.networks import open_network
 from training.evaluation.models import (
@@ -22,6 +22,7 @@ from training.evaluation.models import (
     model_folder,
     recorded_data,
     run_model,
+    training_data,
     training_of,
 )
 from training.evaluation.report.figures import FiguresResult
@@ -111,13 +112,7 @@ def open_text_to_image_target(
     recipe, _ = training_of(manifest)
     record = recorded_data(manifest)
     image = manifest.image_spec
-    location = {} if data is None else data_location(data)
-    options = selected_data(record, resolution=image.height, channels=image.channels, **location)
-    if options.name is None and options.path is None:
-        raise QualityError(
-            f"the data that {title} was trained on have no known name; provide them with "
-            "--data PATH"
-        )
+    options = training_data(manifest, data, resolution=image.height, channels=image.channels)
     return TextToImageTarget(
         title,
         Model(folder, Provider.CPU, _PLAN),
