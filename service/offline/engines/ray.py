@@ -138,19 +138,21 @@ def _connect(address: str | None) -> None:
     import ray  # noqa: PLC0415
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = address or os.environ.get("RAY_ADDRESS")
     host, colon, port = (address or "").rpartition("//")[2].rpartition(":")
     try:
         if colon and port.isdigit():
             # Fail early: Ray itself would retry for minutes.
             socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
-        if address is None and "RAY_ADDRESS" not in os.environ:
+        if address is None:
             # "local" because Ray would otherwise join a cluster that another process started on
             # this machine, and lose its nodes when that process ends.
             ray.init("local", include_dashboard=False, log_to_driver=False, configure_logging=False)
         else:
             ray.init(address, log_to_driver=False, configure_logging=False)
-    except (OSError, ValueError, RuntimeError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise JobError(
-            f"--address: cannot connect to a Ray cluster at {address}: {reason}"
-        ) from error
+    except Exception as error:  # Ray raises plain exceptions, such as when a node does not start.
+        message = str(error).strip() or type(error).__name__
+        reason = getattr(error, "strerror", None) or message.splitlines()[0]
+        where = f"--address: cannot connect to a Ray cluster at {address}"
+        failed = where if address else "--engine ray: Ray does not start on this machine"
+        raise JobError(f"{failed}: {reason}") from error

@@ -157,3 +157,10 @@ def test_unreachable_cluster_gives_one_line_error(run, tmp_path):
     flags = ["--count", "3", "--engine", "ray", "--address", "127.0.0.1:1"]
     process = run("painted-classes", tmp_path / "out", *flags, code=2)
     assert process.stderr.splitlines()[-1].startswith("Error: --address")
+
+
+def test_start_failure_gives_one_line_error(run, tmp_path, monkeypatch):
+    # Ray's sockets are in this folder, and their paths are limited to 107 bytes.
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path / ("long" * 30)))
+    process = run("painted-classes", tmp_path / "out", "--count", "3", "--engine", "ray", code=2)
+    assert process.stderr.splitlines()[-1].startswith("Error: --engine ray: Ray does not start")
