@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from service.offline.inputs import key_of
 from service.offline.job import JobItem, Layout, SamplingJob
 from service.offline.stores import Store
+from service.runtime.audio.formats import AudioFormat
 from service.runtime.images.encoding import provenance_text
 from service.runtime.request_fields import InvalidRequest
 
@@ -54,11 +55,12 @@ def assert_layout_supported(layout: Layout) -> None:
 def shard_name(job: SamplingJob, shard: int) -> str | None:
     """Return the file name of a shard; None if each image is a file."""
     digits = max(5, len(str(job.shards - 1)))
+    kind = "sounds" if isinstance(job.image, AudioFormat) else "images"
     match job.layout:
         case Layout.FOLDER:
             return None
         case Layout.WEBDATASET:
-            return f"images-{shard:0{digits}}.tar"
+            return f"{kind}-{shard:0{digits}}.tar"
         case Layout.PARQUET:
             return f"images-{shard:0{digits}}.parquet"
         case Layout.JSONL:

@@ -52,6 +52,15 @@ def test_waveform_is_drawn_with_the_amplitude_of_the_samples(page):
     assert height == pytest.approx(20_000 / 32_768, abs=0.05)
 
 
+def test_hints_beside_the_panel_are_those_of_its_outputs(page):
+    details = page.get_by_role("complementary", name="Details")
+    expect(details).to_contain_text("Every number has one result")
+    expect(details).not_to_contain_text("Every number is an image", use_inner_text=True)
+    page.goto(f"/#model={CAPTIONED}")
+    expect(details).to_contain_text("Every number is an image", use_inner_text=True)
+    expect(details).not_to_contain_text("Every number has one result", use_inner_text=True)
+
+
 def test_class_applies_to_all_outputs(page):
     expect(page.locator(".audio-row")).to_have_count(8)
     page.get_by_role("radio", name="dog").check()

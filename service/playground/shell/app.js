@@ -114,6 +114,7 @@ export class App {
     const { title, summary, tabs } = this.elements;
     title.textContent = model.name;
     summary.textContent = model.summary ?? "";
+    this.details.hintFor(model);
     markCard(this.elements.models, model.name);
     showTabs(tabs, fitting, panel, (each) => this.open(model.name, each.id));
     this.#mount(model, panel, input);

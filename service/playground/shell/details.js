@@ -23,7 +23,7 @@ export class Details {
   constructor(app, element) {
     this.app = app;
     this.element = element;
-    this.hints = [...element.childNodes];
+    this.hints = [...element.children];
     this.item = null;
     this.controller = null;
     this.returnFocus = null;
@@ -66,6 +66,12 @@ export class Details {
     if (focus) this.element.querySelector("h2").focus();
     this.#showImage(item, img, frame, blob);
     this.#showKept();
+  }
+
+  /** Shows the hints that fit the outputs of a model, unless an item is shown. */
+  hintFor(model) {
+    const of = model.image ? "images" : "others";
+    for (const hint of this.hints) hint.hidden = hint.dataset.of !== of;
   }
 
   /** Closes the details on a small screen; on a wide one, shows the hints again. */

@@ -59,7 +59,7 @@ def test_shard_does_not_depend_on_the_shards_before_it(sample, model, tmp_path):
 
 def test_tar_has_labels_and_parameters(sample, model, tmp_path):
     sample(AUDIO, tmp_path, "--count", "3", "--format", "webdataset", "--audio", "npy")
-    (path,) = tmp_path.glob("*.tar")
+    (path,) = tmp_path.glob("sounds-*.tar")
     with tarfile.open(path) as archive:
         members = {member.name: archive.extractfile(member).read() for member in archive}
     assert sorted(members) == sorted(
