@@ -275,6 +275,24 @@ def test_lazy_penalty_is_applied_every_4_turns():
     assert with_penalty == [0, 4, 8]
 
 
+def test_r1_is_the_gradient_at_images_before_augmentation():
+    game = make("game.r1=1", "game.augment={kind: ada, start: 0.9, limit: 1}")
+    batch = reals()[0]
+    torch.manual_seed(3)
+    penalty = game._penalty(batch, batch.images, None)
+    torch.manual_seed(3)
+    images = batch.images.clone().requires_grad_(True)
+    (gradient,) = torch.autograd.grad(game._D(game.augment(images)).sum(), images)
+    expected = gradient.square().sum((1, 2, 3)).mean() / 2
+    torch.testing.assert_close(penalty, expected)
+    # It differs from the gradient at the augmented images.
+    torch.manual_seed(3)
+    augmented = game.augment(batch.images).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(game._D(augmented).sum(), augmented)
+    other = gradient.square().sum((1, 2, 3)).mean() / 2
+    assert (penalty - other).abs() > 0.01 * other
+
+
 def test_instance_noise_decays_to_0():
     game = make("game.instance_noise={sigma: 0.5, until_images: 100}")
     images = torch.zeros(8, 1, 28, 28)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from service.runtime.latent import seeds
-from training.augment import build_augment
+from training.augmentation.augment import build_augment
 from training.device import Precision
 from training.distributed import DistributedContext
 from training.export.folding import settle_spectral_norms
@@ -212,9 +212,9 @@ class NoiseToImage:
         with self._players.autocast():
             with torch.no_grad():
                 fake = self._generate(self._networks["generator"], batch)
-            real, fake = self._discriminator_input(reals.images), self._discriminator_input(fake)
+            real = self._discriminator_input(reals.images)
             real_logits = self._logits(self._D, real, reals.condition)
-            fake_logits = self._logits(self._D, fake, reals.condition)
+            fake_logits = self._logits(self._D, self._discriminator_input(fake), reals.condition)
         real_logits, fake_logits = real_logits.float(), fake_logits.float()
         negatives = {
             name: logits.float() for name, logits in self._other_negatives(real, reals).items()
@@ -227,9 +227,8 @@ class NoiseToImage:
             "separation": separation(real_logits, fake_logits),
             **{f"{name}_score": self.loss.score(logits) for name, logits in negatives.items()},
         }
-        if self._has_penalties and number % self.options.penalty_every == 0:
-            shown = reals._replace(images=real.float())
-            penalty = self._penalty(shown, fake.float(), batch.between)
+        if self.options.has_penalties and number % self.options.penalty_every == 0:
+            penalty = self._penalty(reals, fake.float(), batch.between)
             metrics["penalty"] = penalty.detach()
             loss = loss + penalty * self.options.penalty_every
         if self.augment.adapts:
@@ -315,19 +314,17 @@ class NoiseToImage:
 
     # Penalties.
 
-    @property
-    def _has_penalties(self) -> bool:
-        return bool(self.options.gradient_penalty or self.options.r1 or self.options.r2)
-
     def _penalty(self, reals: RealBatch, fake: Tensor, between: Tensor | None) -> Tensor:
         """Return the weighted sum of the discriminator's penalties.
 
-        Computed in float32, because gradients of gradients are small.
+        Their gradients are those at the images before augmentation, as in the official
+        implementations of ADA and DiffAugment. Computed in float32, because gradients of gradients
+        are small.
         """
         options, penalty = self.options, torch.zeros((), device=self._device)
 
         def critic(images: Tensor) -> Tensor:
-            return self._logits(self._D, images, reals.condition)
+            return self._logits(self._D, self._discriminator_input(images), reals.condition)
 
         if between is not None:
             steepness = gradient_penalty(critic, reals.images, fake, between)

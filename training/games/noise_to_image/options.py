@@ -10,14 +10,14 @@ from torch import nn
 
 from service.runtime.models.parts.latent import LatentSpace, Truncation
 from service.runtime.models.parts.tasks import Task
-from training.augment import AugmentOptions
+from training.augmentation.augment import AugmentOptions
 from training.evaluation.during_training import EvaluateOptions
 from training.evaluation.metrics import selectable_metrics
 from training.games.balance import BalanceOptions
 from training.games.options import GameOptions
 from training.networks.layers.growth import Growth
 from training.networks.layers.shapes import ImageShape
-from training.recipe.choices import OneOf
+from training.recipe.choices import OneOf, import_modules
 from training.recipe.options import Options
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from training.games.game import GameSetup, Validation
     from training.networks.options import NoiseGeneratorOptions
     from training.recipe.schema import Recipe
+
+# Registers the kinds of augmentation.
+import_modules("training.augmentation")
 
 
 class InstanceNoiseOptions(Options):
@@ -124,11 +127,15 @@ class NoiseToImageOptions(GameOptions):
         return self.discriminator_steps
 
     @property
+    def has_penalties(self) -> bool:
+        """Whether the discriminator has penalties on its gradients."""
+        return bool(self.gradient_penalty or self.r1 or self.r2)
+
+    @property
     def turns_in_period(self) -> int:
         """Number of turns after which the lazy penalties repeat."""
-        has_penalties = self.gradient_penalty or self.r1 or self.r2
         return math.lcm(
-            self.penalty_every if has_penalties else 1,
+            self.penalty_every if self.has_penalties else 1,
             self.path_length_every if self.path_length else 1,
         )
 

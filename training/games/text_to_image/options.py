@@ -52,6 +52,11 @@ class TextToImageOptions(NoiseToImageOptions):
     # The paper's value at 256 pixels is 6; see the recipe text2emoji for small images.
     matching_power: PositiveFloat = 6.0
 
+    @property
+    def has_penalties(self) -> bool:
+        """Whether the discriminator has penalties on its gradients."""
+        return bool(self.matching_penalty) or super().has_penalties
+
     def check(self, recipe: Recipe) -> None:
         """Raise ValueError unless the other sections of the recipe fit the game."""
         super().check(recipe)
