@@ -22,8 +22,18 @@ class PlayerOptimizerOptions(Options, ABC):
     learning_rate: float
 
     @abstractmethod
-    def build(self, network: nn.Module) -> torch.optim.Optimizer:
-        """Return an optimizer for the weights of `network`."""
+    def build(self, network: nn.Module, every: int = 1) -> torch.optim.Optimizer:
+        """Return an optimizer for the weights of `network`.
+
+        With `every` above 1, lazy regularization takes one more step after that number of steps.
+        The rates are those for which all these steps have the same effect as the steps without it
+        (StyleGAN2, arXiv:1912.04958, appendix B).
+        """
+
+
+def _lazy(every: int) -> float:
+    """Return c = k / (k + 1), the share of the steps that are not additional ones."""
+    return every / (every + 1) if every > 1 else 1.0
 
 
 class AdamOptions(PlayerOptimizerOptions):
@@ -33,9 +43,14 @@ class AdamOptions(PlayerOptimizerOptions):
     learning_rate: float = Field(default=2e-4, gt=0)
     betas: tuple[Beta, Beta] = (0.5, 0.999)
 
-    def build(self, network: nn.Module) -> torch.optim.Optimizer:
+    def build(self, network: nn.Module, every: int = 1) -> torch.optim.Optimizer:
         """Return an optimizer for the weights of `network`."""
-        return torch.optim.Adam(network.parameters(), lr=self.learning_rate, betas=self.betas)
+        share = _lazy(every)
+        return torch.optim.Adam(
+            network.parameters(),
+            lr=self.learning_rate * share,
+            betas=(self.betas[0] ** share, self.betas[1] ** share),
+        )
 
 
 class RMSPropOptions(PlayerOptimizerOptions):
@@ -44,9 +59,12 @@ class RMSPropOptions(PlayerOptimizerOptions):
     algorithm: Literal["rmsprop"]
     learning_rate: float = Field(default=5e-5, gt=0)
 
-    def build(self, network: nn.Module) -> torch.optim.Optimizer:
+    def build(self, network: nn.Module, every: int = 1) -> torch.optim.Optimizer:
         """Return an optimizer for the weights of `network`."""
-        return torch.optim.RMSprop(network.parameters(), lr=self.learning_rate)
+        share = _lazy(every)
+        return torch.optim.RMSprop(
+            network.parameters(), lr=self.learning_rate * share, alpha=0.99**share
+        )
 
 
 PlayerOptimizer = Annotated[PlayerOptimizerOptions, OneOf("algorithm", default="adam")]

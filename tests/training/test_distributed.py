@@ -13,11 +13,11 @@ ORIGINAL_GAN = ["generator.widths=[64]", "discriminator.widths=[32]", "discrimin
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("steps", "parts"),
-    [(1, 1), (2, 1), (1, 2)],
+    ("steps", "parts", "penalties"),
+    [(1, 1, ()), (2, 1, ()), (1, 2, ()), (1, 2, ("game.r1=1", "game.penalty_every=2"))],
 )
-def test_two_processes_equal_one_with_same_global_batch(tmp_path, digits, steps, parts):
-    overrides = [*ORIGINAL_GAN, f"game.discriminator_steps={steps}"]
+def test_two_processes_equal_one_with_same_global_batch(tmp_path, digits, steps, parts, penalties):
+    overrides = [*ORIGINAL_GAN, f"game.discriminator_steps={steps}", *penalties]
     one = train_processes(digits, tmp_path / "one", "gan-mnist", 1, *overrides)
     in_parts = f"train.accumulate={parts}"
     two = train_processes(digits, tmp_path / "two", "gan-mnist", 2, *overrides, in_parts)

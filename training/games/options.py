@@ -73,6 +73,13 @@ class GameOptions(Options, ABC):
         """Number of turns after which steps of different cost repeat; 1 if all turns are equal."""
         return 1
 
+    def lazy_interval(self, player: str) -> int:  # noqa: ARG002
+        """Return after how many steps `player` takes one more for its penalties alone.
+
+        1 means that penalties, if any, belong to every step.
+        """
+        return 1
+
     def cost_changes(self, recipe: Recipe) -> tuple[int, ...]:  # noqa: ARG002
         """Return the images seen at which turns begin to cost more or less, in order."""
         return ()

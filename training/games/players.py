@@ -62,12 +62,15 @@ class Players:
             for name, network in self.networks.items()
         }
         self.optimizers = {
-            "generator": recipe.optimizer.generator.build(generator),
-            "discriminator": recipe.optimizer.discriminator.build(discriminator),
+            "generator": recipe.optimizer.generator.build(
+                generator, recipe.game.lazy_interval("generator")
+            ),
+            "discriminator": recipe.optimizer.discriminator.build(
+                discriminator, recipe.game.lazy_interval("discriminator")
+            ),
         }
         self._learning_rates = {
-            "generator": recipe.optimizer.generator.learning_rate,
-            "discriminator": recipe.optimizer.discriminator.learning_rate,
+            name: optimizer.defaults["lr"] for name, optimizer in self.optimizers.items()
         }
         self._distributed, self._device, self._precision = distributed, device, precision
         self._ema = recipe.ema
@@ -105,11 +108,18 @@ class Players:
             weight.requires_grad_(True)
 
     def descend(
-        self, player: str, parts: Iterable[Batch], loss_of: Callable[[Batch], StepLoss]
+        self,
+        player: str,
+        parts: Iterable[Batch],
+        loss_of: Callable[[Batch], StepLoss],
+        *,
+        unwrapped: bool = False,
     ) -> dict[str, Tensor]:
         """Take one optimizer step along the mean gradient of a player's loss over `parts`.
 
-        Returns the mean metrics, and `gradient_<player>`, the norm of the gradient before clipping.
+        Set `unwrapped` if the loss calls the network itself, not the wrapped one, which averages
+        the gradients over the processes. Returns the mean metrics, and `gradient_<player>`, the
+        norm of the gradient before clipping.
         """
         optimizer, wrapped = self.optimizers[player], self.wrapped[player]
         optimizer.zero_grad(set_to_none=True)
@@ -121,6 +131,10 @@ class Players:
             for name, value in part_metrics.items():
                 metrics[name] = metrics.get(name, 0.0) + value / self._parts
         weights = list(self.networks[player].parameters())
+        if unwrapped:
+            for weight in weights:
+                if weight.grad is not None:
+                    self._distributed.mean(weight.grad)
         norm = get_total_norm([w.grad for w in weights if w.grad is not None])
         metrics[f"gradient_{player}"] = norm
         if self._max_norm is not None:

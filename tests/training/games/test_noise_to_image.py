@@ -275,6 +275,27 @@ def test_lazy_penalty_is_applied_every_4_turns():
     assert with_penalty == [0, 4, 8]
 
 
+def steps_of(game, player) -> int:
+    """Return the largest number of steps of a weight. Penalties have no gradient for some."""
+    return max(int(state["step"]) for state in game._players.optimizers[player].state.values())
+
+
+def test_lazy_penalties_have_steps_of_their_own_and_lower_rates():
+    game = make("game.r1=1", "game.penalty_every=4", "game.loss=non_saturating")
+    play(game, turns=8)
+    assert (steps_of(game, "discriminator"), steps_of(game, "generator")) == (10, 8)
+    (lazy,) = game._players.optimizers["discriminator"].param_groups
+    (plain,) = make("game.r1=1")._players.optimizers["discriminator"].param_groups
+    assert lazy["lr"] == pytest.approx(plain["lr"] * 4 / 5)
+    assert lazy["betas"] == pytest.approx([beta ** (4 / 5) for beta in plain["betas"]])
+
+
+def test_penalties_of_every_turn_belong_to_its_step():
+    game = make("game.r1=1", "game.r2=1")
+    play(game, turns=3)
+    assert steps_of(game, "discriminator") == 3
+
+
 def test_r1_is_the_gradient_at_images_before_augmentation():
     game = make("game.r1=1", "game.augment={kind: ada, start: 0.9, limit: 1}")
     batch = reals()[0]
@@ -513,6 +534,16 @@ def test_path_length_regularization_reduces_spread():
         penalty.backward()
         optimizer.step()
     assert spread() < 0.6 * before
+
+
+def test_path_length_has_steps_of_its_own():
+    game = styled("game.path_length=2", "game.path_length_every=2")
+    for turn in range(4):
+        game.turn([tiles()], torch.Generator().manual_seed(turn), turn, turn * 8)
+    assert steps_of(game, "generator") == 6
+    (group,) = game._players.optimizers["generator"].param_groups
+    (plain,) = styled("game.path_length=0")._players.optimizers["generator"].param_groups
+    assert group["lr"] == pytest.approx(plain["lr"] * 2 / 3)
 
 
 def test_resumes_mean_path_length():

@@ -184,10 +184,14 @@ class NoiseToImage:
         """Ascend the discriminator's objective on real images and newly generated ones."""
         batch = self.draw_batch(reals, rng)
         metrics = self._players.descend(
-            "discriminator",
-            batch.parts(self._parts),
-            lambda part: self.discriminator_loss(part, number),
+            "discriminator", batch.parts(self._parts), self.discriminator_loss
         )
+        every = self.options.lazy_interval("discriminator")
+        if every > 1 and number % every == 0:
+            penalized = self._players.descend(
+                "discriminator", batch.parts(self._parts), self._lazy_penalty, unwrapped=True
+            )
+            metrics["penalty"] = penalized["penalty"]
         if self.options.clip_weights is not None:
             clip_weights(self._networks["discriminator"].parameters(), self.options.clip_weights)
         return metrics
@@ -198,20 +202,22 @@ class NoiseToImage:
         """Descend the generator's objective. The discriminator's weights do not change."""
         batch = self.draw_batch(reals, rng)
         with self._players.fixed("discriminator"):
-            return self._players.descend(
-                "generator",
-                batch.parts(self._parts),
-                lambda part: self.generator_loss(part, number),
+            metrics = self._players.descend(
+                "generator", batch.parts(self._parts), self.generator_loss
             )
+        every = self.options.lazy_interval("generator")
+        if every > 1 and number % every == 0:
+            penalized = self._players.descend(
+                "generator", batch.parts(self._parts), self._lazy_path_length, unwrapped=True
+            )
+            metrics["path_length"] = penalized["path_length"]
+        return metrics
 
-    def discriminator_loss(self, batch: StepBatch, number: int) -> StepLoss:
-        """Return the discriminator's loss for D(x) and D(G(z)), plus the penalties of turn
-        `number`.
-        """
+    def discriminator_loss(self, batch: StepBatch) -> StepLoss:
+        """Return the discriminator's loss for D(x) and D(G(z)), plus penalties of every turn."""
         reals = batch.reals
         with self._players.autocast():
-            with torch.no_grad():
-                fake = self._generate(self._networks["generator"], batch)
+            fake = self._fakes(batch)
             real = self._discriminator_input(reals.images)
             real_logits = self._logits(self._D, real, reals.condition)
             fake_logits = self._logits(self._D, self._discriminator_input(fake), reals.condition)
@@ -227,17 +233,17 @@ class NoiseToImage:
             "separation": separation(real_logits, fake_logits),
             **{f"{name}_score": self.loss.score(logits) for name, logits in negatives.items()},
         }
-        if self.options.has_penalties and number % self.options.penalty_every == 0:
+        if self.options.has_penalties and self.options.penalty_every == 1:
             penalty = self._penalty(reals, fake.float(), batch.between)
             metrics["penalty"] = penalty.detach()
-            loss = loss + penalty * self.options.penalty_every
+            loss = loss + penalty
         if self.augment.adapts:
             sign = real_logits.detach().sign().mean()
             self._real_signs = self._real_signs + sign / self._parts
         return StepLoss(loss, metrics)
 
-    def generator_loss(self, batch: StepBatch, number: int) -> StepLoss:
-        """Return the generator's loss for D(G(z)), plus the penalties of its step `number`."""
+    def generator_loss(self, batch: StepBatch) -> StepLoss:
+        """Return the generator's loss for D(G(z)), plus penalties of every turn."""
         discriminator, classes = self._networks["discriminator"], batch.reals.condition
         with self._players.autocast():
             fake = self._discriminator_input(self._generate(self._G, batch))
@@ -251,10 +257,9 @@ class NoiseToImage:
         if self.options.orthogonal:
             weights = layer_weights(self._networks["generator"])
             loss = loss + self.options.orthogonal * orthogonal_penalty(weights)
-        every = self.options.path_length_every
-        if self.options.path_length and number % every == 0:
+        if self.options.path_length and self.options.path_length_every == 1:
             penalty, metrics["path_length"] = self.path_length_penalty(batch)
-            loss = loss + self.options.path_length * every * penalty
+            loss = loss + self.options.path_length * penalty
         return StepLoss(loss, metrics)
 
     def draw_batch(self, reals: RealBatch, rng: torch.Generator) -> StepBatch:
@@ -312,9 +317,29 @@ class NoiseToImage:
             images = images + self._noise * torch.randn_like(images)
         return images
 
+    def _fakes(self, batch: StepBatch) -> Tensor:
+        """Generate images for the discriminator, without gradients."""
+        with torch.no_grad():
+            return self._generate(self._networks["generator"], batch)
+
     # Penalties.
 
-    def _penalty(self, reals: RealBatch, fake: Tensor, between: Tensor | None) -> Tensor:
+    def _lazy_penalty(self, batch: StepBatch) -> StepLoss:
+        """Return the discriminator's penalties for all turns until the next ones."""
+        fake = None
+        if self.options.gradient_penalty or self.options.r2:
+            with self._players.autocast():
+                fake = self._fakes(batch).float()
+        penalty = self._penalty(batch.reals, fake, batch.between)
+        return StepLoss(penalty * self.options.penalty_every, {"penalty": penalty.detach()})
+
+    def _lazy_path_length(self, batch: StepBatch) -> StepLoss:
+        """Return the generator's penalty for all of its steps until the next one."""
+        penalty, mean = self.path_length_penalty(batch)
+        weight = self.options.path_length * self.options.path_length_every
+        return StepLoss(penalty * weight, {"path_length": mean})
+
+    def _penalty(self, reals: RealBatch, fake: Tensor | None, between: Tensor | None) -> Tensor:
         """Return the weighted sum of the discriminator's penalties.
 
         Their gradients are those at the images before augmentation, as in the official
@@ -323,15 +348,20 @@ class NoiseToImage:
         """
         options, penalty = self.options, torch.zeros((), device=self._device)
 
-        def critic(images: Tensor) -> Tensor:
-            return self._logits(self._D, self._discriminator_input(images), reals.condition)
+        # The network itself, because its distributed wrapper expects a gradient for each weight in
+        # a step, but a penalty has none for some, such as the last bias.
+        discriminator = self._networks["discriminator"]
 
-        if between is not None:
+        def critic(images: Tensor) -> Tensor:
+            shown = self._discriminator_input(images)
+            return self._logits(discriminator, shown, reals.condition)
+
+        if between is not None and fake is not None:
             steepness = gradient_penalty(critic, reals.images, fake, between)
             penalty = penalty + options.gradient_penalty * steepness
         if options.r1:
             penalty = penalty + options.r1 * zero_centered_penalty(critic, reals.images)
-        if options.r2:
+        if options.r2 and fake is not None:
             penalty = penalty + options.r2 * zero_centered_penalty(critic, fake)
         return penalty
 
@@ -342,8 +372,7 @@ class NoiseToImage:
         """
         half = batch.first(max(len(batch.z) // 2, 1))
         # Call the network itself, not its distributed wrapper: if weights are unused, the wrapper
-        # copies its outputs, and the images would not depend on the copy of w. The backward pass of
-        # the loss exchanges the gradients.
+        # copies its outputs, and the images would not depend on the copy of w.
         images, w = self._networks["generator"](
             half.z, half.reals.condition, half.mix, self._growth, with_styles=True
         )

@@ -94,7 +94,8 @@ class NoiseToImageOptions(GameOptions):
     gradient_penalty: NonNegativeFloat = 0.0
     r1: NonNegativeFloat = 0.0
     r2: NonNegativeFloat = 0.0
-    # Lazy regularization (arXiv:1912.04958): penalties every n-th turn, with n times the weight.
+    # Lazy regularization (arXiv:1912.04958): every n-th turn has a step for the penalties alone,
+    # with n times the weight. Optimizers have a slightly lower rate for it.
     penalty_every: PositiveInt = 1
     # Weight of orthogonal regularization of the generator; 1e-4 in the BigGAN paper.
     orthogonal: NonNegativeFloat = 0.0
@@ -134,10 +135,13 @@ class NoiseToImageOptions(GameOptions):
     @property
     def turns_in_period(self) -> int:
         """Number of turns after which the lazy penalties repeat."""
-        return math.lcm(
-            self.penalty_every if self.has_penalties else 1,
-            self.path_length_every if self.path_length else 1,
-        )
+        return math.lcm(*map(self.lazy_interval, ("generator", "discriminator")))
+
+    def lazy_interval(self, player: str) -> int:
+        """Return after how many steps `player` takes one more for its penalties alone."""
+        if player == "generator":
+            return self.path_length_every if self.path_length else 1
+        return self.penalty_every if self.has_penalties else 1
 
     def cost_changes(self, recipe: Recipe) -> tuple[int, ...]:
         """Return the images seen at which the networks start to grow, or have grown."""

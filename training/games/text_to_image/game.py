@@ -63,14 +63,14 @@ class TextToImage(NoiseToImage):
         """Return the logits of real images with captions of other images."""
         return {"mismatched": self._logits(self._D, images, reals.mismatched)}
 
-    def _penalty(self, reals: RealBatch, fake: Tensor, between: Tensor | None) -> Tensor:
+    def _penalty(self, reals: RealBatch, fake: Tensor | None, between: Tensor | None) -> Tensor:
         penalty = super()._penalty(reals, fake, between)
         if self.options.matching_penalty:
             text = reals.condition
             assert text is not None  # noqa: S101 - set by `TextToImageSetup`
             steepness = matching_aware_penalty(
                 lambda images, texts: self._logits(
-                    self._D, self._discriminator_input(images), texts
+                    self._networks["discriminator"], self._discriminator_input(images), texts
                 ),
                 reals.images,
                 text,
