@@ -20,7 +20,7 @@ from training.recipe.schema import Recipe
 # Keys of the section `train` that may change when a run is resumed.
 CADENCE = {"images", "log_images", "sample_images", "checkpoint_images", "loggers"}
 # Sections and keys that describe a run without changing its training.
-_DESCRIPTIONS = {"device", "name", "summary", "license", "evaluate", "search"}
+_DESCRIPTIONS = {"device", "name", "summary", "good_for", "license", "evaluate", "search"}
 # Keys of `data` and `source` that may change if the fingerprint of the images stays the same.
 _DATA_LOCATION = {"path", "name", "title", "license"}
 # Keys that decide the shapes of the networks: no checkpoint fits other values.

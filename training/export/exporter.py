@@ -132,6 +132,7 @@ def _manifest(
         version=folder.name,
         task=recipe.game.served_task,
         summary=recipe.summary,
+        good_for=recipe.good_for or None,
         graphs=graphs,
         **output,
         latent=recipe.game.latent_space(recipe, truncates=truncates),

@@ -55,6 +55,7 @@ def model_card(
         "",
         f"{manifest.summary}. {output[:1].upper()}{output[1:]}, {_origin(manifest)}.",
         "",
+        *([f"Good for {manifest.good_for}.", ""] if manifest.good_for else []),
         f"![{preview_text}](preview.webp)",
         "",
     ]

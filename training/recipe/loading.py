@@ -95,8 +95,8 @@ def _data_locations(values: Mapping[str, Any]) -> list[Any]:
 def _forget_data(values: dict[str, Any], overridden: Set[str]) -> None:
     """Remove what the recipe's file says about its data, because overrides select other data.
 
-    These are the data set's name, title and license, and the summary and the license of the
-    weights. Values in `overridden` are kept.
+    These are the data set's name, title and license, and the summary, the use and the license of
+    the weights. Values in `overridden` are kept.
     """
     for name in _DATA_SECTIONS:
         section = values.get(name)
@@ -109,8 +109,9 @@ def _forget_data(values: dict[str, Any], overridden: Set[str]) -> None:
                     section.pop(key, None)
     if "summary" not in overridden:
         values["summary"] = ""
-    if "license" not in overridden:
-        values.pop("license", None)
+    for key in ("license", "good_for"):
+        if key not in overridden:
+            values.pop(key, None)
 
 
 def _summary(recipe: Recipe) -> str:

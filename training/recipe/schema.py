@@ -73,6 +73,8 @@ class Recipe(Options):
     # The name on the model card; for an included recipe, the name of its file.
     name: str = ""
     summary: str
+    # What the trained model is useful for, as the end of a sentence on its card.
+    good_for: str = ""
     # The license of the trained weights.
     license: str = "unknown"
     # Number of classes of conditional networks and of the data; 0 is unconditional.

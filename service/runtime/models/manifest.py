@@ -79,6 +79,8 @@ class Manifest(Part):
     version: Slug
     task: Task
     summary: str
+    # What the model is useful for, as the end of a sentence.
+    good_for: str | None = None
     graphs: dict[str, Graph] = Field(min_length=1)
     # Exactly one of them, which fits the task: what the model returns.
     image: ImageSpec | None = None
@@ -310,7 +312,7 @@ class Manifest(Part):
     def digest(self) -> str:
         """The digest `sha256:…` of the parts of a model that determine its images.
 
-        Changes to the summary, to measured metrics, or to the additions, such as an encoder, do not
+        Changes to the texts, to measured metrics, or to the additions, such as an encoder, do not
         change the digest.
         """
         graphs = {

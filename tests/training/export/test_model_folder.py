@@ -34,6 +34,8 @@ def test_folder_contains_files_and_manifest(repository, name):
     assert mark == SourceType.GENERATED.uri
     card = (folder / "README.md").read_text()
     assert manifest.summary in card
+    assert manifest.good_for
+    assert f"\nGood for {manifest.good_for}.\n" in card
     assert f"`{name}`" in card
 
 

@@ -27,6 +27,8 @@ def test_overrides_replace_recipe_values():
 def test_other_data_replace_what_the_recipe_says_about_its_own():
     own = load_recipe("dcgan-fashion", ["data.path=/photos/garden.zip"])
     assert own.summary == "Trained on garden.zip"
+    assert load_recipe("dcgan-fashion").good_for
+    assert own.good_for == ""
     assert (own.license, own.data.dataset_license, own.data.name) == ("unknown", "unknown", None)
     stated = load_recipe(
         "dcgan-fashion",

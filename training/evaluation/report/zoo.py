@@ -135,6 +135,7 @@ def _section(manifest: Manifest, folder: Path, location: str, speed: str) -> lis
         "",
         f"{manifest.summary}. [Model card]({location}/README.md).",
         "",
+        *([f"Good for {manifest.good_for}.", ""] if manifest.good_for else []),
         f"![{preview}]({location}/preview.webp)",
         "",
         "| | |",

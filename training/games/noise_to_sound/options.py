@@ -111,12 +111,10 @@ class NoiseToSoundOptions(NoiseToImageOptions):
         return {"audio": AudioSpec(sample_rate=sound.rate, samples=sound.samples)}
 
     def card_notes(self, recipe: Recipe) -> Sequence[str]:
-        """Return what the model card says about the use and the limits of the sounds."""
+        """Return what the model card says about the limits of the sounds."""
         sound = recipe.data.required_sound
         kept = "" if sound.peak is None else f" Sounds are as loud as a peak of {sound.peak:g}."
         return (
-            "Good for: experiments with audio models, test data of audio pipelines, and data "
-            "augmentation after a check of the figures below.",
             f"Limits: every sound has {sound.samples / sound.rate:.3g} s in one channel, and "
             f"nothing above {sound.rate // 2:,} Hz; it imitates the voices and instruments of the "
             f"training data only. A waveform GAN leaves audible noise.{kept} Listen to "

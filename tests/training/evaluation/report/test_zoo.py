@@ -64,6 +64,9 @@ def test_shipped_page_and_cards_match_manifests():
             continue
         assert f"\n## {manifest.name}\n" in page, "make zoo-page"
         card = (manifest_file.parent / "README.md").read_text()
+        assert manifest.good_for, manifest.name
+        for text in (page, card):
+            assert f"\nGood for {manifest.good_for}.\n" in text, manifest.name
         for figure in manifest.quality:
             assert figure.reference_sha256, f"{manifest.name}: {figure.metric}"
             assert figure.reference_sha256[:12] in card, f"{manifest.name}: {figure.metric}"
