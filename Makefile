@@ -10,12 +10,13 @@ PORT ?= 3000
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-SHIPPED := gan-mnist dcgan-fashion cgan-fashion wgan-gp-mnist biggan-flowers stylegan2-flowers
+SHIPPED := gan-mnist dcgan-fashion cgan-fashion wgan-gp-mnist biggan-flowers stylegan2-flowers \
+  stylegan2-flowers-64
 IMAGE_TO_IMAGE := sketch2emoji colorize-flowers esrgan-flowers inpaint-flowers cyclegan-emoji
 TEXT := seqgan-emoji
 SHIPPED += $(IMAGE_TO_IMAGE) $(TEXT)
 # Measured at export: class accuracy, the distance to the real images, or figures of texts.
-MEASURED := cgan-fashion biggan-flowers stylegan2-flowers $(IMAGE_TO_IMAGE) $(TEXT)
+MEASURED := cgan-fashion biggan-flowers stylegan2-flowers stylegan2-flowers-64 $(IMAGE_TO_IMAGE) $(TEXT)
 RUNS ?= runs/zoo
 
 BENCHES := serving scaling overhead encoding export quantized training startup offline liveness gpu
