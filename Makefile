@@ -14,9 +14,12 @@ SHIPPED := gan-mnist dcgan-fashion cgan-fashion wgan-gp-mnist biggan-flowers sty
   stylegan2-flowers-64
 IMAGE_TO_IMAGE := sketch2emoji colorize-flowers esrgan-flowers inpaint-flowers cyclegan-emoji
 TEXT := seqgan-emoji
-SHIPPED += $(IMAGE_TO_IMAGE) $(TEXT)
+FROM_TEXT := text2emoji
+SOUND := wavegan-digits
+SHIPPED += $(IMAGE_TO_IMAGE) $(FROM_TEXT) $(TEXT) $(SOUND)
 # Measured at export: class accuracy, the distance to the real images, or figures of texts.
-MEASURED := cgan-fashion biggan-flowers stylegan2-flowers stylegan2-flowers-64 $(IMAGE_TO_IMAGE) $(TEXT)
+MEASURED := cgan-fashion biggan-flowers stylegan2-flowers stylegan2-flowers-64 $(IMAGE_TO_IMAGE) \
+  $(FROM_TEXT) $(TEXT) $(SOUND)
 RUNS ?= runs/zoo
 
 BENCHES := serving scaling overhead encoding export quantized training startup offline liveness gpu

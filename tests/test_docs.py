@@ -219,8 +219,7 @@ def test_every_route_has_a_curl_and_a_python_example(shipped):
         block
         for document in ROUTE_DOCUMENTS
         for block in blocks(Path(document))
-        # The examples of audio state why they are not run.
-        if block.is_run or block.tests or document == "docs/audio.md"
+        if block.is_run or block.tests
     ]
     scripts = [block.text.replace("/versions/1", "") for block in found if block.language == "sh"]
     programs = [block.text for block in found if block.language == "python"]

@@ -1,27 +1,19 @@
-"""The examples of docs/text.md run with the included model, the others with small models."""
+"""The examples of docs/text.md, docs/text-to-image.md and docs/audio.md run with their models."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from service.runtime.models.manifest import read_manifest
 from tests.support.documentation import Session, blocks
-from tests.support.output_models import (
-    ENCODER,
-    write_text_encoder,
-    write_text_to_image,
-)
 from tests.support.servers import serving
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     models = tmp_path_factory.mktemp("models")
-    shutil.copytree("models/seqgan-emoji", models / "seqgan-emoji")
-    write_text_encoder(models / ENCODER / "1")
-    digest = read_manifest(models / ENCODER / "1").digest
-    write_text_to_image(models / "emoji" / "1", digest)
+    for name in ("seqgan-emoji", "text2emoji", "wordllama", "wavegan-digits"):
+        shutil.copytree(Path("models") / name, models / name)
     return models
 
 
@@ -31,7 +23,7 @@ def server(models, tmp_path_factory):
         yield running
 
 
-@pytest.mark.parametrize("document", ["docs/text.md", "docs/text-to-image.md"])
+@pytest.mark.parametrize("document", ["docs/text.md", "docs/text-to-image.md", "docs/audio.md"])
 def test_blocks_run(document, models, server, tmp_path):
     found = [block for block in blocks(Path(document)) if block.tests]
     assert found
