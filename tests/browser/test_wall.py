@@ -45,7 +45,7 @@ def test_lists_all_models_with_previews(page, server):
     models = [model for model in listed if model["task"] != "text-encoder"]
     cards = page.get_by_role("navigation", name="Models").get_by_role("button")
     expect(cards).to_have_count(len(models))
-    preview = cards.filter(has_text="stylegan2-flowers").locator("img")
+    preview = cards.filter(has_text="biggan-flowers").locator("img")
     page.wait_for_function("image => image.naturalWidth > 0", arg=preview.element_handle())
     cards.filter(has_text="gan-mnist").first.click()
     expect(page).to_have_url(re.compile(r"#model=(wgan-gp|gan)-mnist&panel=wall"))
