@@ -156,7 +156,9 @@ def test_warm_up_raises_the_learning_rate_of_each_player(small_recipe):
     from training.games.players import Players
 
     recipe = small_recipe(
-        "from=x", "fine_tune.warm_up_images=8", "fine_tune.freeze_generator_images=4"
+        *("from=x", "fine_tune.warm_up_images=8", "fine_tune.freeze_generator_images=4"),
+        # Lazy penalties lower the rates.
+        *("game.penalty_every=1", "game.path_length=0"),
     )
     players = Players(
         recipe,
