@@ -138,7 +138,7 @@ def _connect(address: str | None) -> None:
     import ray  # noqa: PLC0415
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = address or os.environ.get("RAY_ADDRESS")
+    address = address or os.environ.get("RAY_ADDRESS") or None
     host, colon, port = (address or "").rpartition("//")[2].rpartition(":")
     try:
         if colon and port.isdigit():
@@ -153,6 +153,7 @@ def _connect(address: str | None) -> None:
     except Exception as error:  # Ray raises plain exceptions, such as when a node does not start.
         message = str(error).strip() or type(error).__name__
         reason = getattr(error, "strerror", None) or message.splitlines()[0]
-        where = f"--address: cannot connect to a Ray cluster at {address}"
-        failed = where if address else "--engine ray: Ray does not start on this machine"
-        raise JobError(f"{failed}: {reason}") from error
+        failure = "--engine ray: Ray does not start on this machine"
+        if address is not None:
+            failure = f"--address: cannot connect to a Ray cluster at {address}"
+        raise JobError(f"{failure}: {reason}") from error

@@ -186,12 +186,7 @@ class NoiseToImage:
         metrics = self._players.descend(
             "discriminator", batch.parts(self._parts), self.discriminator_loss
         )
-        every = self.options.lazy_interval("discriminator")
-        if every > 1 and number % every == 0:
-            penalized = self._players.descend(
-                "discriminator", batch.parts(self._parts), self._lazy_penalty, unwrapped=True
-            )
-            metrics["penalty"] = penalized["penalty"]
+        metrics |= self._lazy_step("discriminator", batch, number, self._lazy_penalty)
         if self.options.clip_weights is not None:
             clip_weights(self._networks["discriminator"].parameters(), self.options.clip_weights)
         return metrics
@@ -205,13 +200,7 @@ class NoiseToImage:
             metrics = self._players.descend(
                 "generator", batch.parts(self._parts), self.generator_loss
             )
-        every = self.options.lazy_interval("generator")
-        if every > 1 and number % every == 0:
-            penalized = self._players.descend(
-                "generator", batch.parts(self._parts), self._lazy_path_length, unwrapped=True
-            )
-            metrics["path_length"] = penalized["path_length"]
-        return metrics
+        return metrics | self._lazy_step("generator", batch, number, self._lazy_path_length)
 
     def discriminator_loss(self, batch: StepBatch) -> StepLoss:
         """Return the discriminator's loss for D(x) and D(G(z)), plus penalties of every turn."""
@@ -323,6 +312,25 @@ class NoiseToImage:
             return self._generate(self._networks["generator"], batch)
 
     # Penalties.
+
+    def _lazy_step(
+        self,
+        player: str,
+        batch: StepBatch,
+        number: int,
+        loss_of: Callable[[StepBatch], StepLoss],
+    ) -> dict[str, Tensor]:
+        """Take the step for a player's lazy penalties, if it is due after its step `number`.
+
+        Returns the metrics of `loss_of`, which calls the networks themselves.
+        """
+        every = self.options.lazy_interval(player)
+        if every == 1 or number % every:
+            return {}
+        metrics = self._players.descend(player, batch.parts(self._parts), loss_of, unwrapped=True)
+        # The log has the gradient of the main step.
+        del metrics[f"gradient_{player}"]
+        return metrics
 
     def _lazy_penalty(self, batch: StepBatch) -> StepLoss:
         """Return the discriminator's penalties for all turns until the next ones."""
