@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from training.networks.noise.biggan_layers import BatchNorm2d, StandingBatchNorm2d
+from training.networks.layers.batch_norm import BatchNorm2d, StandingBatchNorm2d
 
 # The truncations for which statistics are computed. At 0, all latents are equal and a generator
 # without classes has no variance, so smaller truncations use the statistics of 0.01.

@@ -13,6 +13,7 @@ from torch import nn
 
 from training.networks.layers.conditioning import LabelEmbedding
 from training.networks.noise.r3gan import R3GANDiscriminator
+from training.networks.pretrained.projected import ProjectedDiscriminator
 
 # A layer: modules that are frozen together, such as a convolution and its normalization.
 Layer = list[nn.Module]
@@ -51,6 +52,15 @@ def _layers_of_r3gan(discriminator: R3GANDiscriminator) -> list[Layer]:
     for widen, stage in zip(discriminator.widen, rest, strict=True):
         modules += [widen, stage]
     return _layers([*modules, discriminator.basis, discriminator.judge])
+
+
+@layers_from_image.register
+def _layers_of_projected(discriminator: ProjectedDiscriminator) -> list[Layer]:
+    # The features are frozen anyway. The discriminators of fine features are nearest to the image.
+    return [
+        [judge.get_submodule("layers"), judge.get_submodule("judge")]
+        for judge in discriminator.judges
+    ]
 
 
 def _layers(modules: list[nn.Module]) -> list[Layer]:

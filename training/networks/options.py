@@ -202,3 +202,4 @@ def register_networks() -> None:
     import_modules("training.networks.image")
     import_modules("training.networks.text")
     import_modules("training.networks.sound")
+    import_modules("training.networks.pretrained")

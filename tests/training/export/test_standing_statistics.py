@@ -7,9 +7,9 @@ from service.runtime.latent import seeds
 from service.runtime.onnx.sessions import ExecutionPlan, Provider, Session
 from training.export.folding import without_parametrizations
 from training.export.standing_statistics import interpolation_weights, with_standing_statistics
+from training.networks.layers.batch_norm import BatchNorm2d, StandingBatchNorm2d
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.biggan import BigGANGeneratorOptions
-from training.networks.noise.biggan_layers import BatchNorm2d, StandingBatchNorm2d
 from training.networks.noise.dcgan import DCGANGenerator
 
 Z_DIM, CLASSES = 16, 5

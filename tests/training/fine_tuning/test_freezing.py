@@ -13,6 +13,7 @@ from training.networks.noise.r3gan import R3GANDiscriminatorOptions
 from training.networks.noise.stylegan import StyleGANDiscriminatorOptions
 from training.networks.noise.stylegan2 import StyleGAN2DiscriminatorOptions
 from training.networks.options import DiscriminatorOptions
+from training.networks.pretrained.projected import ProjectedDiscriminatorOptions
 from training.recipe.choices import kinds
 from training.recipe.errors import RecipeError
 
@@ -24,6 +25,7 @@ OPTIONS = {
     "stylegan": StyleGANDiscriminatorOptions(network="stylegan", width=4, most=8),
     "stylegan2": StyleGAN2DiscriminatorOptions(network="stylegan2", width=4, most=8),
     "patchgan": PatchGANOptions(network="patchgan", width=4, layers=2),
+    "projected": ProjectedDiscriminatorOptions(network="projected", width=4, most=8),
 }
 
 
@@ -54,12 +56,15 @@ def test_layers_are_in_the_order_of_the_forward_pass(name):
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_all_weights_but_embeddings_belong_to_a_layer(name):
+def test_all_trained_weights_but_embeddings_belong_to_a_layer(name):
     network = build(name)
     layers = layers_from_image(network)
     counted = {id(w) for layer in layers for module in layer for w in module.parameters()}
-    rest = {key for key, weight in network.named_parameters() if id(weight) not in counted}
-    assert all(key.startswith(("project.embed", "join.embed")) for key in rest)
+    trained = {key: w for key, w in network.named_parameters() if w.requires_grad}
+    rest = {key for key, weight in trained.items() if id(weight) not in counted}
+    assert all(
+        key.endswith(("embed.weight", "embed.parametrizations.weight.original")) for key in rest
+    )
 
 
 def test_freezes_the_layers_nearest_to_the_image():

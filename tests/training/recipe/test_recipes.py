@@ -33,6 +33,10 @@ SMALL = {
         *("generator.width=8", "generator.most=16"),
         *("discriminator.width=8", "discriminator.most=16"),
     ],
+    "fastgan": [
+        *("generator.width=2", "generator.z_dim=8", "data.resolution=32"),
+        *("discriminator.width=4", "discriminator.most=8"),
+    ],
     "unet": ["generator.width=4", "generator.most=8", "discriminator.width=4"],
     "resnet": ["generator.width=4", "generator.blocks=1", "discriminator.width=4"],
     "rrdb": [

@@ -63,7 +63,9 @@ class ServedDiscriminator(nn.Module):
 
     def forward(self, image: Tensor, class_weights: Tensor | None = None) -> tuple[Tensor]:
         images = image.permute(0, 3, 1, 2).float() / 127.5 - 1
-        return (self.discriminator(images, class_weights),)
+        logits: Tensor = self.discriminator(images, class_weights)
+        # A discriminator of patches has several logits per image.
+        return (logits if logits.dim() == 1 else logits.mean(1),)
 
 
 class ConstantDeviation(nn.Module):

@@ -20,7 +20,7 @@ from training.games.paired.options import PairedOptions
 from training.games.players import Players, StepLoss
 from training.games.tasks.task import TaskInputs
 from training.losses import adversarial_loss, separation
-from training.networks.perceptual import PerceptualFeatures, feature_distance
+from training.networks.pretrained.perceptual import PerceptualFeatures, feature_distance
 from training.penalties import zero_centered_penalty
 from training.recipe.schema import Recipe
 

@@ -22,7 +22,7 @@ from training.latent.inversion.passes import (
     has_class_choice,
     squared_errors,
 )
-from training.networks.perceptual import PerceptualFeatures
+from training.networks.pretrained.perceptual import PerceptualFeatures
 
 # The limits of the latent by distribution, in its own units.
 _LIMITS: dict[Distribution, float] = {"uniform": 1.0, "truncated-normal": 2.0}

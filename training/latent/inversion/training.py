@@ -21,7 +21,7 @@ from service.runtime.formatting import exact
 from training.latent.generator import Conditions, LatentGenerator, Latents, tensors, to_images
 from training.latent.inversion.encoder import Encoder, start_latent
 from training.latent.inversion.losses import for_features, pixel_loss
-from training.networks.perceptual import PerceptualFeatures, feature_distance
+from training.networks.pretrained.perceptual import PerceptualFeatures, feature_distance
 
 CHECKPOINT_FILE = "encoder.pt"
 SETTINGS_FILE = "encoder.json"

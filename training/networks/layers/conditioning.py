@@ -77,6 +77,11 @@ def select_class_rows(table: Tensor, class_index: Tensor) -> Tensor:
     return class_index @ table if class_index.is_floating_point() else table[class_index]
 
 
+def concat_label(z: Tensor, label: Tensor | None) -> Tensor:
+    """Concatenate latents ``[N, D]`` and class embeddings ``[N, E]``, if there are any."""
+    return z if label is None else torch.cat([z, label], dim=1)
+
+
 def normalized(x: Tensor) -> Tensor:
     """Scale rows of ``[N, D]`` to a mean square of 1."""
     # In ONNX Runtime, a matrix product gives bit-identical rows for every batch size. A mean over
@@ -91,8 +96,7 @@ class LabelConcat(LabelEmbedding):
     """Concatenates the class embedding to a vector: ``[N, D]`` to ``[N, D + width]``."""
 
     def forward(self, vector: Tensor, class_index: Tensor | None) -> Tensor:
-        label = self.lookup(class_index)
-        return vector if label is None else torch.cat([vector, label], dim=1)
+        return concat_label(vector, self.lookup(class_index))
 
 
 class LabelChannels(LabelEmbedding):

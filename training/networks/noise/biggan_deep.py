@@ -14,19 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.networks.layers.conditioning import Conditioning, LabelEmbedding
+from training.networks.layers.batch_norm import ConditionalBatchNorm2d
+from training.networks.layers.conditioning import Conditioning, LabelEmbedding, concat_label
 from training.networks.layers.resampling import upsample_nearest
 from training.networks.layers.shapes import ImageShape
+from training.networks.layers.spectral import spectral_conv, with_spectral_norm
 from training.networks.noise.biggan_layers import (
     BASE,
-    ConditionalBatchNorm2d,
     ProjectionDiscriminator,
     SelfAttention,
     ToImages,
-    concat_label,
     init_orthogonal,
-    spectral_conv,
-    with_spectral_norm,
 )
 
 # Bottleneck ratio: the 3×3 convolutions have a quarter of a block's channels.

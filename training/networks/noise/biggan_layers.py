@@ -5,69 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
+from training.networks.layers.batch_norm import BatchNorm2d, apply_norm
 from training.networks.layers.conditioning import Conditioning, LabelProjection
+from training.networks.layers.spectral import spectral_conv, with_spectral_norm
 
 # Side of the smallest feature maps, in pixels.
 BASE = 4
-
-
-class BatchNorm2d(nn.BatchNorm2d):
-    """Batch normalization that is one scale and one shift in eval mode and in exported graphs."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.training:
-            normalized: Tensor = super().forward(x)
-            return normalized
-        assert self.running_mean is not None  # noqa: S101 - for the type checker
-        assert self.running_var is not None  # noqa: S101 - for the type checker
-        scale = torch.rsqrt(self.running_var + self.eps)
-        shift = -self.running_mean * scale
-        if self.affine:
-            scale, shift = scale * self.weight, shift * self.weight + self.bias
-        return x * scale[:, None, None] + shift[:, None, None]
-
-
-class StandingBatchNorm2d(nn.Module):
-    """Batch normalization with K sets of fixed statistics, interpolated for each row.
-
-    `means` and `deviations` are ``[K, C]``. Each row of ``[N, C, H, W]`` interpolates them with its
-    weights `standing` ``[N, K]``. `training.export.standing_statistics` computes the statistics.
-    """
-
-    def __init__(self, norm: BatchNorm2d, means: Tensor, variances: Tensor) -> None:
-        super().__init__()
-        self.weight, self.bias = norm.weight, norm.bias
-        self.means: Tensor
-        self.deviations: Tensor
-        self.register_buffer("means", means)
-        # Interpolate standard deviations, not variances: activations grow about linearly with the
-        # latent's scale, so linear interpolation is accurate for deviations only.
-        self.register_buffer("deviations", (variances + norm.eps).sqrt())
-
-    def forward(self, x: Tensor, standing: Tensor) -> Tensor:
-        scale = 1 / (standing @ self.deviations)
-        shift = -(standing @ self.means) * scale
-        if self.weight is not None:
-            scale, shift = scale * self.weight, shift * self.weight + self.bias
-        return x * scale[:, :, None, None] + shift[:, :, None, None]
-
-
-class ConditionalBatchNorm2d(nn.Module):
-    """Batch normalization of ``[N, C, H, W]`` with gain and bias from a condition ``[N, D]``."""
-
-    def __init__(self, channels: int, condition: int) -> None:
-        super().__init__()
-        self.norm = BatchNorm2d(channels, affine=False)
-        self.gain = with_spectral_norm(nn.Linear(condition, channels, bias=False))
-        self.bias = with_spectral_norm(nn.Linear(condition, channels, bias=False))
-
-    def forward(self, x: Tensor, condition: Tensor, standing: Tensor | None = None) -> Tensor:
-        gain: Tensor = 1 + self.gain(condition)
-        bias: Tensor = self.bias(condition)
-        normalized: Tensor = apply_norm(self.norm, x, standing)
-        return normalized * gain[:, :, None, None] + bias[:, :, None, None]
 
 
 class SelfAttention(nn.Module):
@@ -130,31 +74,6 @@ class ProjectionDiscriminator(nn.Module):
         features = F.relu(self.blocks(images)).sum((2, 3))
         logits: Tensor = self.judge(features).squeeze(1) + self.project(features, class_index)
         return logits
-
-
-def apply_norm(norm: nn.Module, x: Tensor, standing: Tensor | None) -> Tensor:
-    """Normalize ``[N, C, H, W]``; `standing` ``[N, K]`` is passed to `StandingBatchNorm2d` only."""
-    normalized: Tensor = norm(x) if standing is None else norm(x, standing)
-    return normalized
-
-
-def concat_label(z: Tensor, label: Tensor | None) -> Tensor:
-    """Concatenate latents ``[N, D]`` and class embeddings ``[N, E]``, if there are any."""
-    return z if label is None else torch.cat([z, label], dim=1)
-
-
-def spectral_conv(fan_in: int, fan_out: int, kernel: int, *, bias: bool = True) -> nn.Module:
-    """Build a spectrally normalized convolution with "same" padding."""
-    return with_spectral_norm(nn.Conv2d(fan_in, fan_out, kernel, padding=kernel // 2, bias=bias))
-
-
-def with_spectral_norm(layer: nn.Module) -> nn.Module:
-    """Apply spectral normalization to a layer's weight (Miyato et al. 2018, arXiv:1802.05957)."""
-    # Modules on the `meta` device have no values, and the initial power iteration takes seconds.
-    if layer.get_parameter("weight").is_meta:
-        return layer
-    normalized: nn.Module = spectral_norm(layer)
-    return normalized
 
 
 def init_orthogonal(module: nn.Module) -> None:

@@ -1,12 +1,9 @@
-"""Image-to-image networks: shapes, receptive fields, patches and perceptual features."""
+"""Image-to-image networks: shapes, receptive fields and patches."""
 
-import onnx
-import onnxruntime
 import pytest
 import torch
 from torch import nn
 
-from training.evaluation.features.backbones import efficientnet_lite0
 from training.networks.image.gated import GatedOptions
 from training.networks.image.patchgan import PatchGANOptions
 from training.networks.image.resnet import ResNetOptions
@@ -14,7 +11,6 @@ from training.networks.image.rrdb import RRDBOptions
 from training.networks.image.srresnet import SRResNetOptions
 from training.networks.image.unet import UNetOptions
 from training.networks.layers.shapes import ImageToImageShape
-from training.networks.perceptual import PerceptualFeatures, _weights_path, feature_distance
 
 NETWORKS = {
     "unet": (UNetOptions(network="unet", width=4, most=8, levels=2), 1),
@@ -141,39 +137,3 @@ def test_patch_sizes_of_the_paper(layers, patch):
     visible = images.grad.abs().amax((0, 1)) > 0
     assert int(visible.any(0).sum()) == patch
     assert int(visible.any(1).sum()) == patch
-
-
-def test_perceptual_features_match_evaluation_network(tmp_path):
-    """Each block equals an intermediate result of the ONNX graph with the same weights."""
-    weights = torch.load(_weights_path(), map_location="cpu", weights_only=True)
-    model = efficientnet_lite0({name: value.numpy() for name, value in weights.items()}, side=64)
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    names = []
-    for block in (0, 2, 4, 7):
-        # The stem, two in the first block, three in each of the others.
-        name = convolutions[2 + 3 * block].output[0]
-        added = [n.output[0] for n in model.graph.node if n.op_type == "Add" and name in n.input]
-        names.append(added[0] if added else name)
-    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names)
-    onnx.save(model, tmp_path / "m.onnx")
-    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
-    # From [-1, 1] to (x - 127) / 128 of x in [0, 255].
-    expected = session.run(names, {"images": ((images * 127.5 + 0.5) / 128).numpy()})
-    for one, other in zip(PerceptualFeatures()(images), expected, strict=True):
-        unit = nn.functional.normalize(torch.from_numpy(other), dim=1)
-        torch.testing.assert_close(one, unit, atol=1e-4, rtol=1e-3)
-
-
-def test_feature_distance_grows_with_noise():
-    network = PerceptualFeatures()
-    coarse = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    images = nn.functional.interpolate(coarse, scale_factor=8.0, mode="bicubic").clamp(-1, 1)
-    assert float(feature_distance(network, images, images)) == 0
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(1))
-    apart = [float(feature_distance(network, images + s * noise, images)) for s in (0.02, 0.1, 0.5)]
-    assert 0 < apart[0] < apart[1] < apart[2]
-    noisy = (images + 0.1 * noise).requires_grad_()
-    feature_distance(network, noisy, images).backward()
-    assert noisy.grad.abs().sum() > 0
-    assert not any(p.requires_grad for p in network.parameters())

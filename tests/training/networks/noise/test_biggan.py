@@ -4,9 +4,10 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from training.export.folding import without_parametrizations
 from training.export.onnx_export import export_generator
+from training.networks.layers.batch_norm import ConditionalBatchNorm2d
 from training.networks.layers.shapes import ImageShape
 from training.networks.noise.biggan import BigGANDiscriminatorOptions, BigGANGeneratorOptions
-from training.networks.noise.biggan_layers import ConditionalBatchNorm2d, SelfAttention
+from training.networks.noise.biggan_layers import SelfAttention
 
 
 def generator(size=32, classes=5, attention=16, width=4):

@@ -25,17 +25,12 @@ from training.importers.formats.layers import (
     transposed,
 )
 from training.importers.options import Choices
+from training.networks.layers.batch_norm import BatchNorm2d, ConditionalBatchNorm2d, apply_norm
 from training.networks.layers.conditioning import select_class_rows
 from training.networks.layers.resampling import upsample_nearest
 from training.networks.noise.biggan import BlockUp
 from training.networks.noise.biggan_deep import BottleneckUp
-from training.networks.noise.biggan_layers import (
-    BatchNorm2d,
-    ConditionalBatchNorm2d,
-    SelfAttention,
-    ToImages,
-    apply_norm,
-)
+from training.networks.noise.biggan_layers import SelfAttention, ToImages
 
 # The condition of a block: a chunk of z and the class; all of z and the class; or the class only.
 BlockCondition = Literal["chunks", "whole", "class"]

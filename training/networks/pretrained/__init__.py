@@ -1,0 +1,1 @@
+"""Pretrained networks, and what is built on their features."""
