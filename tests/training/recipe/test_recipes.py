@@ -34,7 +34,7 @@ SMALL = {
         *("discriminator.width=8", "discriminator.most=16"),
     ],
     "fastgan": [
-        *("generator.width=2", "generator.z_dim=8", "data.resolution=32"),
+        *("generator.width=2", "generator.z_dim=8"),
         *("discriminator.width=4", "discriminator.most=8"),
     ],
     "unet": ["generator.width=4", "generator.most=8", "discriminator.width=4"],

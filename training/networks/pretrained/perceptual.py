@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.networks.pretrained.efficientnet import EfficientNetLite0
+from training.networks.pretrained.efficientnet import EfficientNetLite
 
 # Blocks whose outputs are compared, at 1/2, 1/4, 1/8 and 1/16 of the side.
 _COMPARED = (0, 2, 4, 7)
@@ -25,7 +25,7 @@ class PerceptualFeatures(nn.Module):
     def __init__(self) -> None:
         """Load the pretrained weights. Raises FeaturesMissing if they are not installed."""
         super().__init__()
-        self.network = EfficientNetLite0(_COMPARED)
+        self.network = EfficientNetLite("lite0", _COMPARED)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [F.normalize(features.float(), dim=1) for features in self.network(images)]

@@ -4,8 +4,9 @@ It judges features of a frozen, pretrained network instead of pixels, and a gene
 with far fewer images. Fixed random projections mix the features, over channels (section 3.2) and
 over resolutions, from coarse to fine. One small discriminator judges each resolution.
 
-A distance in the same features (`ganymede evaluate` uses this network by default) flatters such
-generators (Kynkäänniemi et al. 2022, arXiv:2203.06026).
+As in the paper, the network is EfficientNet-Lite1. It is not the default network of `ganymede
+evaluate`, but has also learned ImageNet, and distances in such features flatter these generators
+(Kynkäänniemi et al. 2022, arXiv:2203.06026).
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from training.networks.layers.conditioning import Conditioning, LabelEmbedding
 from training.networks.layers.shapes import ImageShape
 from training.networks.layers.spectral import with_spectral_norm
 from training.networks.options import ImageDiscriminatorOptions
-from training.networks.pretrained.efficientnet import EfficientNetLite0
+from training.networks.pretrained.efficientnet import EfficientNetLite
 
 # Blocks of the feature network whose outputs are judged, at 1/4, 1/8, 1/16 and 1/32 of the side.
-_TAPS = (2, 4, 10, 15)
+_TAPS = (3, 6, 14, 20)
 # The smallest images of the feature network; its coarsest features have 1/32 of the side.
 _LEAST_SIDE = 128
 # Side of the features that the last layer of each discriminator sees, and of its kernel.
@@ -101,7 +102,7 @@ class ProjectedDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.side = None if side == shape.height else side
-        self.features = EfficientNetLite0(_TAPS)
+        self.features = EfficientNetLite("lite1", _TAPS)
         self.projections = Projections(self.features.channels, width)
         # The projections double the sides of the features.
         self.judges = nn.ModuleList(

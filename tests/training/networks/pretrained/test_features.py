@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from training.evaluation.features.backbones import efficientnet_lite0
-from training.networks.pretrained.efficientnet import EfficientNetLite0, weights_path
+from training.networks.pretrained.efficientnet import EfficientNetLite, weights_path
 from training.networks.pretrained.perceptual import PerceptualFeatures, feature_distance
 
 
 @pytest.mark.parametrize("taps", [(0, 2, 4, 7), (2, 4, 10, 15)])
 def test_features_match_evaluation_network(tmp_path, taps):
     """Each block equals an intermediate result of the ONNX graph with the same weights."""
-    weights = torch.load(weights_path(), map_location="cpu", weights_only=True)
+    weights = torch.load(weights_path("lite0"), map_location="cpu", weights_only=True)
     model = efficientnet_lite0({name: value.numpy() for name, value in weights.items()}, side=64)
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     names = []
@@ -29,7 +29,7 @@ def test_features_match_evaluation_network(tmp_path, taps):
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     # From [-1, 1] to (x - 127) / 128 of x in [0, 255].
     expected = session.run(names, {"images": ((images * 127.5 + 0.5) / 128).numpy()})
-    network = EfficientNetLite0(taps)
+    network = EfficientNetLite("lite0", taps)
     features = network(images)
     assert [each.shape[1] for each in features] == network.channels
     for one, other in zip(features, expected, strict=True):
@@ -54,3 +54,12 @@ def test_feature_distance_grows_with_noise():
     feature_distance(network, noisy, images).backward()
     assert noisy.grad.abs().sum() > 0
     assert not any(p.requires_grad for p in network.parameters())
+
+
+def test_networks_have_the_published_number_of_weights():
+    """Without the classifier; the paper's repository states 4.7 and 5.4 million with it."""
+    for version, last, expected in (("lite0", 15, 4.7e6), ("lite1", 20, 5.4e6)):
+        network = EfficientNetLite(version, [last])
+        head_and_classifier = 320 * 1280 + 1280 + 1280 * 1000 + 1000
+        count = sum(weight.numel() for weight in network.parameters()) + head_and_classifier
+        assert count == pytest.approx(expected, rel=0.02)
