@@ -158,6 +158,7 @@ def _manifest(
                 for change in override.changes
             ),
             fine_tuned=record.fine_tuned,
+            pretrained=recipe.pretrained,
         ),
         license=recipe.license,
     )

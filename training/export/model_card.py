@@ -129,6 +129,10 @@ def _provenance_rows(manifest: Manifest) -> list[tuple[str, str]]:
     return [
         *_data_rows(provenance, rows),
         *(_fine_tuning_rows(provenance.fine_tuned) if provenance.fine_tuned else []),
+        *(
+            ("Pretrained network", f"{network}; it judged the images in training")
+            for network in provenance.pretrained
+        ),
         ("Training", f"{provenance.images:,} {rows} in {provenance.turns:,} steps"),
         ("Training time", f"{_duration(provenance.seconds)} on {provenance.device}"),
         *(("Changed during the run", change) for change in provenance.overrides),

@@ -64,6 +64,11 @@ class GameOptions(Options, ABC):
         """The metrics that can select the best checkpoint. The first one is the default."""
 
     @property
+    def pretrained(self) -> tuple[str, ...]:
+        """The pretrained networks whose features the losses use, for the manifest."""
+        return ()
+
+    @property
     def batches_per_turn(self) -> int:
         """Number of batches of real images in one turn."""
         return 1

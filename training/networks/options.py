@@ -112,6 +112,8 @@ class DiscriminatorOptions(Options, ABC):
     """Options of a discriminator."""
 
     network: str
+    # The pretrained networks that it contains, for the manifest.
+    pretrained: ClassVar[tuple[str, ...]] = ()
 
     def of_images(self) -> ImageDiscriminatorOptions:
         """Return self if the discriminator has one logit per image. Raises ValueError otherwise."""

@@ -138,6 +138,11 @@ class Recipe(Options):
         return self
 
     @property
+    def pretrained(self) -> tuple[str, ...]:
+        """The pretrained networks that judge the images in training, for the manifest."""
+        return tuple(dict.fromkeys([*self.discriminator.pretrained, *self.game.pretrained]))
+
+    @property
     def metric(self) -> str:
         """The metric that selects the best checkpoint."""
         chosen = self.evaluate.metric if self.evaluate else None

@@ -355,6 +355,11 @@ def _warnings(reference: Reference, sets: FeatureSets, target: NoiseTarget) -> I
             "memorizes them would score well"
         )
     yield from (f"reference: {line}" for line in reference.against.images.warnings())
+    for network in target.pretrained:
+        yield (
+            f"the images were judged by {network} in training: distances in the features of a "
+            "similar network flatter the model, so compare it with others by eye, too"
+        )
     record = target.trained_on
     if record is not None and record.fingerprint != reference.training.images.fingerprint:
         yield (

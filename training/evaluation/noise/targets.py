@@ -60,6 +60,12 @@ class NoiseTarget:
         """The number of images in a folder; None for a model."""
         return None if self.stored is None else len(self.stored)
 
+    @property
+    def pretrained(self) -> tuple[str, ...]:
+        """The pretrained networks that judged the images in training, if they are known."""
+        provenance = None if self.model is None else self.model.manifest.provenance
+        return provenance.pretrained if isinstance(provenance, TrainingProvenance) else ()
+
     def labels(self, samples: int) -> NDArray[np.int64] | None:
         """Return the class of each sample, ``[samples]``, or None without classes.
 

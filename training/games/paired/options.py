@@ -11,6 +11,7 @@ from training.evaluation.metrics import selectable_metrics
 from training.games.image_options import ImageGameOptions
 from training.games.tasks.registry import Task, register_tasks
 from training.games.tasks.task import ImageTask
+from training.networks.pretrained.perceptual import PERCEPTUAL_NETWORK
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,10 @@ class PairedOptions(ImageGameOptions):
     alone_images: NonNegativeInt = 0
     # Weight of R1 on real images (arXiv:1801.04406).
     r1: NonNegativeFloat = 0.0
+
+    @property
+    def pretrained(self) -> tuple[str, ...]:
+        return (PERCEPTUAL_NETWORK,) if self.features else ()
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -19,6 +19,11 @@ from torch.nn import functional as F
 from service.runtime.errors import UserError
 
 Version = Literal["lite0", "lite1"]
+# How manifests name the networks.
+TITLES: dict[Version, str] = {
+    "lite0": "EfficientNet-Lite0 (ImageNet, Apache-2.0)",
+    "lite1": "EfficientNet-Lite1 (ImageNet, Apache-2.0)",
+}
 
 # Channels of the stem.
 _STEM = 32
@@ -113,12 +118,17 @@ class EfficientNetLite(nn.Module):
                 fan_in = fan_out
         self.channels = [widths[tap] for tap in taps]
         self.blocks = nn.ModuleList(blocks[: max(taps) + 1])
+        # Modules on the `meta` device have no values.
+        if not self.stem.convolution.weight.is_meta:
+            self._load(version)
+        self.eval().requires_grad_(False)
+
+    def _load(self, version: Version) -> None:
         weights = torch.load(weights_path(version), map_location="cpu", weights_only=True)
         self.stem.load(weights, "_conv_stem", "_bn0")
         for i, block in enumerate(self.blocks):
             assert isinstance(block, _Block)  # noqa: S101 - for the type checker
             block.load(weights, f"_blocks.{i}")
-        self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         if images.shape[1] == 1:

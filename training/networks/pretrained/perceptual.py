@@ -9,8 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.networks.pretrained.efficientnet import EfficientNetLite
+from training.networks.pretrained.efficientnet import TITLES, EfficientNetLite, Version
 
+_VERSION: Version = "lite0"
+# How manifests name the network.
+PERCEPTUAL_NETWORK = TITLES[_VERSION]
 # Blocks whose outputs are compared, at 1/2, 1/4, 1/8 and 1/16 of the side.
 _COMPARED = (0, 2, 4, 7)
 
@@ -25,7 +28,7 @@ class PerceptualFeatures(nn.Module):
     def __init__(self) -> None:
         """Load the pretrained weights. Raises FeaturesMissing if they are not installed."""
         super().__init__()
-        self.network = EfficientNetLite("lite0", _COMPARED)
+        self.network = EfficientNetLite(_VERSION, _COMPARED)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         return [F.normalize(features.float(), dim=1) for features in self.network(images)]

@@ -12,7 +12,7 @@ evaluate`, but has also learned ImageNet, and distances in such features flatter
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveInt
@@ -23,8 +23,9 @@ from training.networks.layers.conditioning import Conditioning, LabelEmbedding
 from training.networks.layers.shapes import ImageShape
 from training.networks.layers.spectral import with_spectral_norm
 from training.networks.options import ImageDiscriminatorOptions
-from training.networks.pretrained.efficientnet import EfficientNetLite
+from training.networks.pretrained.efficientnet import TITLES, EfficientNetLite, Version
 
+_VERSION: Version = "lite1"
 # Blocks of the feature network whose outputs are judged, at 1/4, 1/8, 1/16 and 1/32 of the side.
 _TAPS = (3, 6, 14, 20)
 # The smallest images of the feature network; its coarsest features have 1/32 of the side.
@@ -102,7 +103,7 @@ class ProjectedDiscriminator(nn.Module):
     ) -> None:
         super().__init__()
         self.side = None if side == shape.height else side
-        self.features = EfficientNetLite("lite1", _TAPS)
+        self.features = EfficientNetLite(_VERSION, _TAPS)
         self.projections = Projections(self.features.channels, width)
         # The projections double the sides of the features.
         self.judges = nn.ModuleList(
@@ -129,6 +130,8 @@ def _random_projection(fan_in: int, fan_out: int) -> nn.Module:
 
 class ProjectedDiscriminatorOptions(ImageDiscriminatorOptions):
     """Discriminators of the features of a frozen, pretrained network."""
+
+    pretrained: ClassVar[tuple[str, ...]] = (TITLES[_VERSION],)
 
     network: Literal["projected"]
     # Channels of the finest projected features; the coarsest have up to four times as many.

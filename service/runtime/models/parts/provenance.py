@@ -88,6 +88,8 @@ class TrainingProvenance(Part):
     overrides: tuple[str, ...] = ()
     # The weights that the training started from; None for random weights.
     fine_tuned: FineTuning | None = None
+    # Pretrained networks that judged the images in training, with their data and license.
+    pretrained: tuple[str, ...] = ()
 
 
 class ImportAssumption(Part):

@@ -66,6 +66,21 @@ def with_record(models: Path, **changes) -> None:
     (folder / MANIFEST_FILE).write_text(changed.to_json())
 
 
+def test_says_that_a_pretrained_network_judged_the_images(models, digits, small_network_file):
+    folder = models / "gan-mnist" / "1"
+    manifest = read_manifest(folder)
+    settings = EvaluationSettings(
+        samples=10, network=str(small_network_file), class_accuracy=False, data=str(digits)
+    )
+    (result,) = evaluate_targets([open_noise_target("gan-mnist", models)], settings)
+    assert "flatter" not in json.dumps(result.to_json())
+    provenance = manifest.provenance.model_copy(update={"pretrained": ("Net (ImageNet, MIT)",)})
+    changed = manifest.model_copy(update={"provenance": provenance})
+    (folder / MANIFEST_FILE).write_text(changed.to_json())
+    (result,) = evaluate_targets([open_noise_target("gan-mnist", models)], settings)
+    assert "judged by Net (ImageNet, MIT) in training" in json.dumps(result.to_json())
+
+
 def test_data_without_name_are_not_replaced_by_the_data_of_the_recipe(models):
     with_record(models)
     target = open_noise_target("gan-mnist", models)

