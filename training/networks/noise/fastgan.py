@@ -3,8 +3,9 @@
 The latent becomes 4×4 features, which are doubled in side until they are images. Layers are gated
 linear units. Features of a low resolution gate the channels of one that is 16 times as large
 ("skip-layer excitation"), a short path for gradients. Blocks and channels are those of Projected
-GANs (Sauer et al. 2021, arXiv:2111.01007). There are no noise inputs, so an image depends on its
-latent and its class alone.
+GANs (Sauer et al. 2021, arXiv:2111.01007), with two changes. There are no noise inputs, so an image
+depends on its latent and its class alone. And the normalization of every layer is conditioned on
+both, as in BigGAN; when only the class conditioned it, all latents of a class gave one image.
 """
 
 from __future__ import annotations
@@ -34,16 +35,15 @@ DEEP = (16, 64, 256)
 
 
 class GatedLayer(nn.Module):
-    """A 3×3 convolution, batch normalization and a gated linear unit."""
+    """A 3×3 convolution, conditional batch normalization and a gated linear unit."""
 
-    def __init__(self, fan_in: int, fan_out: int, label: int) -> None:
-        """`label` is the width of the class embedding; 0 without classes."""
+    def __init__(self, fan_in: int, fan_out: int, condition: int) -> None:
         super().__init__()
         self.convolution = spectral_conv(fan_in, fan_out * 2, 3, bias=False)
-        self.norm = _norm(fan_out * 2, label)
+        self.norm = ConditionalBatchNorm2d(fan_out * 2, condition)
 
-    def forward(self, x: Tensor, label: Tensor | None, standing: Tensor | None) -> Tensor:
-        return gated_linear_unit(_normalize(self.norm, self.convolution(x), label, standing))
+    def forward(self, x: Tensor, condition: Tensor, standing: Tensor | None) -> Tensor:
+        return gated_linear_unit(self.norm(self.convolution(x), condition, standing))
 
 
 class Excitation(nn.Module):
@@ -73,14 +73,14 @@ class FastGANGenerator(nn.Module):
         """`widths` are the channels by side, starting at 4."""
         super().__init__()
         self.label = LabelEmbedding(conditioning)
-        label, sides = conditioning.width, list(widths)
+        condition, sides = z_dim + conditioning.width, list(widths)
         self.first = with_spectral_norm(
-            nn.ConvTranspose2d(z_dim + label, widths[BASE] * 2, BASE, bias=False)
+            nn.ConvTranspose2d(condition, widths[BASE] * 2, BASE, bias=False)
         )
-        self.first_norm = _norm(widths[BASE] * 2, 0)
+        self.first_norm = BatchNorm2d(widths[BASE] * 2)
         self.blocks = nn.ModuleList(
             nn.ModuleList(
-                GatedLayer(widths[below] if i == 0 else widths[side], widths[side], label)
+                GatedLayer(widths[below] if i == 0 else widths[side], widths[side], condition)
                 for i in range(2 if side in DEEP else 1)
             )
             for below, side in pairwise(sides)
@@ -99,8 +99,8 @@ class FastGANGenerator(nn.Module):
         self, z: Tensor, class_index: Tensor | None = None, standing: Tensor | None = None
     ) -> Tensor:
         """Generate images; `standing` ``[N, K]`` are the weights for `StandingBatchNorm2d`."""
-        label = self.label.lookup(class_index)
-        x = self.first(concat_label(z, label)[:, :, None, None])
+        condition = concat_label(z, self.label.lookup(class_index))
+        x = self.first(condition[:, :, None, None])
         x = gated_linear_unit(apply_norm(self.first_norm, x, standing))
         side, by_side = BASE, {BASE: x}
         for block in self.blocks:
@@ -108,7 +108,7 @@ class FastGANGenerator(nn.Module):
             side *= 2
             x = upsample_nearest(x)
             for layer in block:
-                x = layer(x, label, standing)
+                x = layer(x, condition, standing)
             if side in GATES:
                 x = x * self.gates[str(side)](by_side[GATES[side]])
             by_side[side] = x
@@ -123,17 +123,6 @@ def gated_linear_unit(x: Tensor) -> Tensor:
     """
     values, gates = x.chunk(2, dim=1)
     return values * gates.sigmoid()
-
-
-def _norm(channels: int, label: int) -> nn.Module:
-    return ConditionalBatchNorm2d(channels, label) if label else BatchNorm2d(channels)
-
-
-def _normalize(norm: nn.Module, x: Tensor, label: Tensor | None, standing: Tensor | None) -> Tensor:
-    if label is None:
-        return apply_norm(norm, x, standing)
-    normalized: Tensor = norm(x, label, standing)
-    return normalized
 
 
 def _init_normal(module: nn.Module) -> None:
