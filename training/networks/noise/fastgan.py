@@ -4,8 +4,9 @@ The latent becomes 4×4 features, which are doubled in side until they are image
 linear units. Features of a low resolution gate the channels of one that is 16 times as large
 ("skip-layer excitation"), a short path for gradients. Blocks and channels are those of Projected
 GANs (Sauer et al. 2021, arXiv:2111.01007), with two changes. There are no noise inputs, so an image
-depends on its latent and its class alone. And the normalization of every layer is conditioned on
-both, as in BigGAN; when only the class conditioned it, all latents of a class gave one image.
+depends on its latent and its class alone. And the normalization of every layer but the first is
+conditioned on both, as in BigGAN; when only the class conditioned it, all latents of a class gave
+one image. The first layer, which decides on the composition, sees the latent alone.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class FastGANGenerator(nn.Module):
         self.label = LabelEmbedding(conditioning)
         condition, sides = z_dim + conditioning.width, list(widths)
         self.first = with_spectral_norm(
-            nn.ConvTranspose2d(condition, widths[BASE] * 2, BASE, bias=False)
+            nn.ConvTranspose2d(z_dim, widths[BASE] * 2, BASE, bias=False)
         )
         self.first_norm = BatchNorm2d(widths[BASE] * 2)
         self.blocks = nn.ModuleList(
@@ -100,8 +101,8 @@ class FastGANGenerator(nn.Module):
     ) -> Tensor:
         """Generate images; `standing` ``[N, K]`` are the weights for `StandingBatchNorm2d`."""
         condition = concat_label(z, self.label.lookup(class_index))
-        x = self.first(condition[:, :, None, None])
-        x = gated_linear_unit(apply_norm(self.first_norm, x, standing))
+        x = apply_norm(self.first_norm, self.first(z[:, :, None, None]), standing)
+        x = gated_linear_unit(x)
         side, by_side = BASE, {BASE: x}
         for block in self.blocks:
             assert isinstance(block, nn.ModuleList)  # noqa: S101 - for the type checker

