@@ -2,8 +2,9 @@
 
     python -m scripts.documentation.images
 
-Writes `walk.webp`, `style-mixing.webp` and `edits.webp` to docs/images/, and `playground.webp` and
-`playground-edit.webp` if Playwright and Chromium are installed.
+Writes `walk.webp`, `walk-MODEL.webp` of each featured model, `style-mixing.webp` and `edits.webp`
+to docs/images/, and `playground.webp` and `playground-edit.webp` if Playwright and Chromium are
+installed.
 """
 
 import io
@@ -12,16 +13,17 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
 from PIL import Image
 
+from scripts.documentation.featured import FEATURED, FOLDER, animation
 from service.runtime.files import replacing
 from tests.support.servers import serving
 
 ROOT = Path(__file__).parents[2]
-FOLDER = ROOT / "docs" / "images"
 
 _FRAMES = 45
 _FRAME_MS = 80
@@ -29,6 +31,8 @@ _TILE = 88
 _GAP = 6
 # The seeds through which the walk of each tile leads, and back to the first.
 _SOURCES = [[seed, seed + 100, seed + 200] for seed in range(1, 9)]
+_FEATURED_COLUMNS = 5
+_FEATURED_TILE, _FEATURED_QUALITY = 96, 45
 # The strips of the edits: three directions, and the seeds of the rows of each.
 _DIRECTIONS = ("size", "red", "warmth")
 _EDITED = [1, 4]
@@ -50,6 +54,8 @@ def main() -> int:
         server.client(timeout=300) as client,
     ):
         write_walk(client, FOLDER / "walk.webp")
+        for model in FEATURED:
+            write_featured(client, model, animation(model))
         write_style_mixing(client, FOLDER / "style-mixing.webp")
         write_edits(client, FOLDER / "edits.webp")
         write_playground(server.url, FOLDER)
@@ -60,10 +66,30 @@ def write_walk(client: httpx.Client, file: Path) -> None:
     """Write an animation of a row of garments and a row of flowers."""
     garments = [walk(client, "dcgan-fashion", sources) for sources in _SOURCES]
     flowers = [walk(client, "stylegan2-flowers", sources, truncation=0.7) for sources in _SOURCES]
-    frames = [
-        sheet([[tile[n] for tile in garments], [tile[n] for tile in flowers]])
-        for n in range(_FRAMES)
-    ]
+    write_animation([garments, flowers], file)
+
+
+def write_featured(client: httpx.Client, model: str, file: Path) -> None:
+    """Write an animation of two rows of walks; each column of a conditional model has a class."""
+    manifest = client.get(f"/v1/models/{model}").raise_for_status().json()["manifest"]
+    classes = manifest["classes"]
+    walks = []
+    for number in range(2 * _FEATURED_COLUMNS):
+        label = {"class": number % _FEATURED_COLUMNS % len(classes)} if classes else {}
+        sources = [{"seed": seed, **label} for seed in (number, number + 100, number + 200)]
+        walks.append(walk(client, model, sources))
+    rows = [walks[:_FEATURED_COLUMNS], walks[_FEATURED_COLUMNS:]]
+    write_animation(rows, file, tile=_FEATURED_TILE, quality=_FEATURED_QUALITY)
+
+
+def write_animation(
+    rows: Sequence[Sequence[Sequence[Image.Image]]],
+    file: Path,
+    tile: int = _TILE,
+    quality: int = 65,
+) -> None:
+    """Write rows of walks as an animated WebP file."""
+    frames = [sheet([[tiles[n] for tiles in row] for row in rows], tile) for n in range(_FRAMES)]
     with replacing(file) as out:
         frames[0].save(
             out,
@@ -72,15 +98,15 @@ def write_walk(client: httpx.Client, file: Path) -> None:
             append_images=frames[1:],
             duration=_FRAME_MS,
             loop=0,
-            quality=65,
+            quality=quality,
             method=4,
         )
 
 
 def walk(
-    client: httpx.Client, model: str, sources: Sequence[int], **options: float
+    client: httpx.Client, model: str, sources: Sequence[int | dict[str, Any]], **options: float
 ) -> list[Image.Image]:
-    """Return the frames of a latent walk through the images of some seeds, and back."""
+    """Return the frames of a latent walk through the images of some sources, and back."""
     body = {"model": model, "sources": sources, "frames": _FRAMES, "loop": True, "format": "npy"}
     response = client.post("/v1/interpolate", json=body | options).raise_for_status()
     pixels = np.load(io.BytesIO(response.content))
@@ -125,14 +151,14 @@ def write_edits(client: httpx.Client, file: Path) -> None:
         sheet(rows).save(out, "WEBP", quality=85, method=6)
 
 
-def sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    """Return a sheet of tiles on white."""
-    step = _TILE + _GAP
+def sheet(rows: Sequence[Sequence[Image.Image]], side: int = _TILE) -> Image.Image:
+    """Return a sheet of tiles on white, enlarged to `side` pixels."""
+    step = side + _GAP
     width, height = len(rows[0]) * step - _GAP, len(rows) * step - _GAP
     out = Image.new("RGB", (width, height), "white")
     for y, row in enumerate(rows):
         for x, tile in enumerate(row):
-            larger = tile.convert("RGB").resize((_TILE, _TILE), Image.Resampling.BICUBIC)
+            larger = tile.convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
             out.paste(larger, (x * step, y * step))
     return out
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from service.runtime.files import replacing
@@ -40,11 +40,18 @@ _OVERVIEW = ("kernel_distance", "precision", "recall", "class_accuracy", "psnr",
 Report = Callable[[str], None]
 
 
-def write_zoo(models: Path, page: Path, report: Report = lambda _: None) -> None:
+def write_zoo(
+    models: Path,
+    page: Path,
+    *,
+    featured: Mapping[str, Path] | None = None,
+    report: Report = lambda _: None,
+) -> None:
     """Write a Markdown page that describes every model in the repository `models`.
 
-    `report` is called with the name of each model. Raises QualityError if there are no models, and
-    the errors of loading them.
+    The page begins with the models `featured`, by name, each with an animation of a latent walk.
+    `report` is called with the name of each model. Raises QualityError if there are no models or
+    no model of a featured name, and the errors of loading them.
     """
     # A text encoder is a part of other models.
     folders = [
@@ -53,9 +60,11 @@ def write_zoo(models: Path, page: Path, report: Report = lambda _: None) -> None
     if not folders:
         raise QualityError(f"there are no models in {models}")
     titles = [f"{_overview_title(name)} {get_metric(name).arrow}" for name in _OVERVIEW]
+    manifests = {folder: read_manifest(folder) for folder in folders}
     lines = [
         "# Included models",
         "",
+        *_opening({m.name: m for m in manifests.values()}, featured or {}, page),
         "Generated from the manifests in `models/` by `make zoo-page`. The metrics were measured",
         "by `ganymede evaluate`, through the runtime that serves the models. How to read them:",
         "[quality](quality.md).",
@@ -66,14 +75,33 @@ def write_zoo(models: Path, page: Path, report: Report = lambda _: None) -> None
         "|---|---|---|---|" + "---|" * (len(_OVERVIEW) + 1),
     ]
     sections: list[str] = []
-    for folder in folders:
-        manifest = read_manifest(folder)
+    for folder, manifest in manifests.items():
         report(f"{manifest.name}@{manifest.version}")
         speed = f"{outputs_per_second(folder):,.0f} {manifest.output.kind}/s"
         lines.append(_overview_row(manifest, folder, speed))
         sections += _section(manifest, folder, os.path.relpath(folder, page.parent), speed)
     with replacing(page) as temporary:
         temporary.write_text("\n".join([*lines, "", *sections]))
+
+
+def _opening(
+    manifests: Mapping[str, Manifest], featured: Mapping[str, Path], page: Path
+) -> list[str]:
+    """Return the animations of the featured models, each with what the model is good for."""
+    lines = []
+    for name, animation in featured.items():
+        if name not in manifests:
+            raise QualityError(f"the featured model {name} does not exist")
+        manifest = manifests[name]
+        image = os.path.relpath(animation, page.parent)
+        lines += [
+            f"![A walk through the latent space of {name}]({image})",
+            "",
+            f"[{name}](#{_anchor(name)}): {manifest.summary}, {_output_format(manifest)}.",
+            *([f"Good for {manifest.good_for}."] if manifest.good_for else []),
+            "",
+        ]
+    return lines
 
 
 def outputs_per_second(folder: Path) -> float:
@@ -106,9 +134,8 @@ def _overview_title(name: str) -> str:
 
 
 def _overview_row(manifest: Manifest, folder: Path, speed: str) -> str:
-    anchor = manifest.name.replace(".", "")
     cells = [
-        f"[{manifest.name}](#{anchor})",
+        f"[{manifest.name}](#{_anchor(manifest.name)})",
         _output_format(manifest),
         f"{_megabytes(manifest, folder):.1f} MB",
         speed,
@@ -116,6 +143,11 @@ def _overview_row(manifest: Manifest, folder: Path, speed: str) -> str:
         _training_data(manifest),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _anchor(name: str) -> str:
+    """Return the anchor of a model's section."""
+    return name.replace(".", "")
 
 
 def _overview_value(manifest: Manifest, name: str) -> str:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.documentation.featured import FEATURED, animation
 from service.runtime.models.manifest import MANIFEST_FILE, read_manifest
 from service.runtime.models.parts.measurements import Quality
 from training.evaluation.errors import QualityError
@@ -49,6 +50,17 @@ def test_page_contains_metrics_of_manifests(tmp_path, models):
         assert f"\n## {name}\n" in text
 
 
+def test_page_begins_with_the_featured_models(tmp_path, models):
+    page = tmp_path / "docs" / "zoo.md"
+    featured = {"cgan-fashion": tmp_path / "docs" / "images" / "w.webp"}
+    write_zoo(models, page, featured=featured)
+    text = page.read_text()
+    opening = text.index("[cgan-fashion](#cgan-fashion): ")
+    assert text.index("](images/w.webp)") < opening < text.index("| model |")
+    with pytest.raises(QualityError, match="the featured model other does not exist"):
+        write_zoo(models, page, featured={"other": tmp_path / "w.webp"})
+
+
 def test_rejects_repository_without_models(tmp_path):
     with pytest.raises(QualityError, match="there are no models"):
         write_zoo(tmp_path, tmp_path / "zoo.md")
@@ -57,6 +69,9 @@ def test_rejects_repository_without_models(tmp_path):
 def test_shipped_page_and_cards_match_manifests():
     page = (ROOT / "docs" / "zoo.md").read_text()
     assert "None" not in page
+    for model in FEATURED:
+        image = animation(model).relative_to(ROOT / "docs")
+        assert page.index(f"]({image})") < page.index("| model |"), "make zoo-page"
     measured = 0
     for manifest_file in sorted((ROOT / "models").glob("*/*/" + MANIFEST_FILE)):
         manifest = read_manifest(manifest_file.parent)
