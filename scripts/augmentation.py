@@ -69,6 +69,8 @@ def read(source) -> Labeled:
 
 def draw(pool: Labeled, per_class: int, seed: int) -> Labeled:
     """Draw `per_class` images of each class."""
+    if (least := np.bincount(pool[1], minlength=len(CLASSES)).min()) < per_class:
+        sys.exit(f"--real {per_class}: the pool has a class with {least} images")
     rng = np.random.default_rng(seed)
     rows = np.concatenate(
         [

@@ -1,9 +1,9 @@
 """Adversarial losses: pure functions of logits, each a scalar to minimize, averaged over the batch.
 
-In every function `real` and `fake` are the discriminator's logits ``[N]`` for real images x and for
-generated images G(z); D = sigmoid(logit) where a paper speaks of probabilities. Logarithms are
-written with softplus, because log(sigmoid(x)) = -softplus(-x) stays finite where
-log(sigmoid(x)) underflows.
+In every function `real` and `fake` are the discriminator's logits, ``[N]`` or ``[N, K]`` if it has
+several per image, for real images x and for generated images G(z); D = sigmoid(logit) where a paper
+speaks of probabilities. Logarithms are written with softplus, because log(sigmoid(x)) =
+-softplus(-x) stays finite where log(sigmoid(x)) underflows.
 
 To add a loss, write its functions and register them with `@_register`. Recipes then accept its
 name: `LossName` and `SMOOTHABLE` are derived from the registry.

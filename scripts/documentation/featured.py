@@ -3,7 +3,7 @@
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
-# Different kinds of images, each by the included model that makes the best ones.
+# The included models whose images are the best to look at, of three kinds of networks.
 FEATURED = ("biggan-flowers", "dcgan-fashion", "stylegan2-flowers-64")
 
 

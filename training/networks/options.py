@@ -135,7 +135,7 @@ class DiscriminatorOptions(Options, ABC):
 
 
 class ImageDiscriminatorOptions(DiscriminatorOptions):
-    """Options of a discriminator with one logit per image."""
+    """Options of a discriminator of whole images, with one logit per image, or K: ``[N, K]``."""
 
     @abstractmethod
     def build(self, shape: ImageShape, classes: int = 0) -> nn.Module:

@@ -286,7 +286,7 @@ class NoiseToImage:
     def _logits(
         self, discriminator: nn.Module, images: Tensor, class_index: Tensor | None
     ) -> Tensor:
-        """Return the logits ``[N]`` of images."""
+        """Return the logits of images: ``[N]``, or ``[N, K]`` of a discriminator with K of each."""
         growth = () if self._growth is None else (self._growth,)
         logits: Tensor = discriminator(images, class_index, *growth)
         return logits
